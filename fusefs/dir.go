@@ -1,0 +1,134 @@
+package fusefs
+
+import (
+	"context"
+	"path"
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/regfs/regfs/tree"
+)
+
+// A dir is a directory, the registry's or a plain one.
+type dir struct{ node }
+
+func (d *dir) child(name string) string { return path.Join(d.path(), name) }
+
+var _ gofuse.NodeLookuper = (*dir)(nil)
+
+func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	p := d.child(name)
+	a, err := d.tree().Stat(p)
+	if err != nil {
+		return nil, errno(err)
+	}
+	if a.Kind == tree.Blob && d.mount.rewrites.expected(p) {
+		a.Kind, a.Ino = tree.Small, d.mount.rewrites.ino()
+	}
+	return d.add(ctx, a, out), 0
+}
+
+var _ gofuse.NodeGetattrer = (*dir)(nil)
+
+func (d *dir) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	a, err := d.tree().Stat(d.path())
+	fill(&out.Attr, a)
+	return errno(err)
+}
+
+var _ gofuse.NodeSetattrer = (*dir)(nil)
+
+func (d *dir) Setattr(_ context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return d.setattr(in, out)
+}
+
+var _ gofuse.NodeReaddirer = (*dir)(nil)
+
+// Readdir is written out because go-fuse's own lists every child that was ever
+// looked up, and a lookup must not show in a listing.
+func (d *dir) Readdir(context.Context) (gofuse.DirStream, syscall.Errno) {
+	entries, err := d.tree().ReadDir(d.path())
+	if err != nil {
+		return nil, errno(err)
+	}
+	list := make([]fuse.DirEntry, len(entries))
+	for i, e := range entries {
+		list[i] = fuse.DirEntry{Name: e.Name, Mode: modeBits(e.Type), Ino: e.Ino}
+	}
+	return gofuse.NewListDirStream(list), 0
+}
+
+var _ gofuse.NodeMkdirer = (*dir)(nil)
+
+func (d *dir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	a, err := d.tree().Mkdir(d.child(name), fileMode(mode), owner(ctx))
+	if err != nil {
+		return nil, errno(err)
+	}
+	return d.add(ctx, a, out), 0
+}
+
+var _ gofuse.NodeCreater = (*dir)(nil)
+
+func (d *dir) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*gofuse.Inode, gofuse.FileHandle, uint32, syscall.Errno) {
+	h, a, err := d.tree().Create(d.child(name), int(flags), fileMode(mode), owner(ctx))
+	if err != nil {
+		return nil, nil, 0, errno(err)
+	}
+	return d.add(ctx, a, out), &handle{h, d.mount}, d.mount.openFlags(a.Kind, flags), 0
+}
+
+var _ gofuse.NodeUnlinker = (*dir)(nil)
+
+func (d *dir) Unlink(_ context.Context, name string) syscall.Errno {
+	return errno(d.tree().Unlink(d.child(name)))
+}
+
+var _ gofuse.NodeRmdirer = (*dir)(nil)
+
+func (d *dir) Rmdir(_ context.Context, name string) syscall.Errno {
+	return errno(d.tree().Rmdir(d.child(name)))
+}
+
+var _ gofuse.NodeRenamer = (*dir)(nil)
+
+func (d *dir) Rename(_ context.Context, name string, parent gofuse.InodeEmbedder, to string, flags uint32) syscall.Errno {
+	const noReplace = 1 // RENAME_NOREPLACE of renameat2(2)
+	target, ok := parent.(*dir)
+	if !ok || flags&^noReplace != 0 {
+		return syscall.EINVAL
+	}
+	return errno(d.tree().Rename(d.child(name), target.child(to), flags&noReplace != 0))
+}
+
+var _ gofuse.NodeSymlinker = (*dir)(nil)
+
+func (d *dir) Symlink(ctx context.Context, target, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	a, err := d.tree().Symlink(target, d.child(name), owner(ctx))
+	if err != nil {
+		return nil, errno(err)
+	}
+	return d.add(ctx, a, out), 0
+}
+
+var _ gofuse.NodeLinker = (*dir)(nil)
+
+func (d *dir) Link(ctx context.Context, target gofuse.InodeEmbedder, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
+	f, ok := target.(*file)
+	if !ok {
+		return nil, syscall.EPERM
+	}
+	a, err := d.tree().Link(f.path(), d.child(name))
+	if err != nil {
+		return nil, errno(err)
+	}
+	return d.add(ctx, a, out), 0
+}
+
+var _ gofuse.NodeFsyncer = (*dir)(nil)
+
+func (d *dir) Fsync(context.Context, gofuse.FileHandle, uint32) syscall.Errno {
+	return errno(d.tree().SyncDir(d.path()))
+}

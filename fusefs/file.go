@@ -1,0 +1,144 @@
+package fusefs
+
+import (
+	"context"
+	"io"
+	"syscall"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/regfs/regfs/tree"
+)
+
+// A file is any regular file. Its kind never changes: a name that comes to
+// mean something else gets another node at its next lookup.
+type file struct {
+	node
+	kind tree.Kind
+}
+
+var _ gofuse.NodeOpener = (*file)(nil)
+
+// Open of a committed blob for writing says ESTALE: the kernel looks the name
+// up again, and is given another inode (see rewrites).
+func (f *file) Open(_ context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+	p := f.path()
+	writes := flags&(syscall.O_WRONLY|syscall.O_RDWR) != 0
+	if f.kind == tree.Blob && writes {
+		f.mount.rewrites.expect(p)
+		return nil, 0, syscall.ESTALE
+	}
+	h, err := f.tree().Open(p, int(flags))
+	if err != nil {
+		return nil, 0, errno(err)
+	}
+	if f.kind == tree.Small && writes {
+		f.mount.rewrites.met(p)
+	}
+	return &handle{h, f.mount}, f.mount.openFlags(f.kind, flags), 0
+}
+
+var _ gofuse.NodeGetattrer = (*file)(nil)
+
+// Getattr asks the open file first, which may have no name any more. For a
+// small file the name comes first: go-fuse offers any open handle, and that
+// may be somebody's draft.
+func (f *file) Getattr(_ context.Context, fh gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	h, open := fh.(*handle)
+	if open && f.kind != tree.Small {
+		return h.getattr(out)
+	}
+	a, err := f.tree().Stat(f.path())
+	if err != nil && open {
+		return h.getattr(out)
+	}
+	fill(&out.Attr, a)
+	return errno(err)
+}
+
+var _ gofuse.NodeSetattrer = (*file)(nil)
+
+func (f *file) Setattr(_ context.Context, fh gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	h, open := fh.(*handle)
+	if !open {
+		return f.setattr(in, out)
+	}
+	if size, ok := in.GetSize(); ok {
+		if err := h.Truncate(int64(size)); err != nil {
+			return errno(err)
+		}
+		in.Valid &^= fuse.FATTR_SIZE
+	}
+	const others = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME
+	if in.Valid&others != 0 && f.kind == tree.Plain {
+		if e := f.setattr(in, out); e != 0 {
+			return e
+		}
+	}
+	return h.getattr(out)
+}
+
+// A handle is an open file of the tree.
+type handle struct {
+	tree.Handle
+	mount *Mount
+}
+
+func (h *handle) getattr(out *fuse.AttrOut) syscall.Errno {
+	a, err := h.Stat()
+	fill(&out.Attr, a)
+	return errno(err)
+}
+
+var _ gofuse.FilePassthroughFder = (*handle)(nil)
+
+func (h *handle) PassthroughFd() (int, bool) {
+	f := h.File()
+	if f == nil || !h.mount.passthrough {
+		return 0, false
+	}
+	return int(f.Fd()), true
+}
+
+var _ gofuse.FileReader = (*handle)(nil)
+
+func (h *handle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	if f := h.File(); f != nil {
+		return fuse.ReadResultFd(f.Fd(), off, len(dest)), 0
+	}
+	n, err := h.ReadAt(dest, off)
+	if err != nil && err != io.EOF {
+		return nil, errno(err)
+	}
+	return fuse.ReadResultData(dest[:n]), 0
+}
+
+var _ gofuse.FileWriter = (*handle)(nil)
+
+func (h *handle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	n, err := h.WriteAt(data, off)
+	return uint32(n), errno(err)
+}
+
+var _ gofuse.FileFlusher = (*handle)(nil)
+
+func (h *handle) Flush(context.Context) syscall.Errno { return errno(h.Handle.Flush()) }
+
+var _ gofuse.FileFsyncer = (*handle)(nil)
+
+func (h *handle) Fsync(context.Context, uint32) syscall.Errno { return errno(h.Sync()) }
+
+var _ gofuse.FileReleaser = (*handle)(nil)
+
+func (h *handle) Release(context.Context) syscall.Errno { return errno(h.Close()) }
+
+var _ gofuse.FileAllocater = (*handle)(nil)
+
+func (h *handle) Allocate(_ context.Context, off, size uint64, mode uint32) syscall.Errno {
+	f := h.File()
+	if f == nil {
+		return syscall.EOPNOTSUPP
+	}
+	return errno(syscall.Fallocate(int(f.Fd()), mode, int64(off), int64(size)))
+}

@@ -1,0 +1,155 @@
+// Package fusefs serves a tree as a FUSE file system. It decides nothing: what
+// a name means and what a write does is package tree's. Here are the kernel's
+// ways: inodes, open flags, passthrough, errno.
+//
+// All entry timeouts are zero, for names and for their absence, so that what
+// one mount commits is there through all others at once.
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/regfs/regfs/tree"
+)
+
+// Options are how to mount, where tree.Options are what to show.
+type Options struct {
+	// Source is what mount(8) and /proc/mounts show as the device.
+	Source string
+	// AllowOther lets other users in. It needs root, or user_allow_other in
+	// /etc/fuse.conf.
+	AllowOther bool
+	// NoPassthrough makes all reads and writes go through the server.
+	NoPassthrough bool
+	// Probe is a file of the store's disk, by which is found out whether
+	// passthrough works there.
+	Probe *os.File
+	Log   *slog.Logger
+}
+
+// A Mount is a tree that is mounted.
+type Mount struct {
+	tree     *tree.FS
+	server   *fuse.Server
+	rewrites rewrites
+
+	passthrough bool
+	why         string // why there is no passthrough
+}
+
+// Type is the file system type that /proc/mounts shows.
+const Type = "fuse.regfs"
+
+// New mounts the tree on a directory and begins to serve it.
+func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
+	m := &Mount{tree: t}
+	top, err := t.Stat("")
+	if err != nil {
+		return nil, err
+	}
+	zero := time.Duration(0)
+	raw := gofuse.NewNodeFS(&dir{node{mount: m}}, &gofuse.Options{
+		EntryTimeout:    &zero,
+		AttrTimeout:     &zero,
+		NullPermissions: true,
+		RootStableAttr:  &gofuse.StableAttr{Ino: top.Ino},
+	})
+	m.server, err = fuse.NewServer(raw, mountpoint, mountOptions(o))
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, explain(err))
+	}
+	m.passthrough, m.why = probe(m.server, o)
+	go m.server.Serve()
+	if err := m.server.WaitMount(); err != nil {
+		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
+	}
+	return m, nil
+}
+
+func mountOptions(o Options) *fuse.MountOptions {
+	return &fuse.MountOptions{
+		Name:              "regfs",
+		FsName:            o.Source,
+		Options:           []string{"default_permissions"},
+		AllowOther:        o.AllowOther,
+		DirectMountStrict: os.Geteuid() == 0,
+		DisableXAttrs:     true,
+		MaxBackground:     128,
+		MaxWrite:          1 << 20,
+		// One store, one layer: what lies on an overlay is not passed
+		// through, and another file system may be put on top of the mount.
+		MaxStackDepth: 1,
+		Logger:        slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+}
+
+// explain says what to do where the bare error would leave a user guessing.
+func explain(err error) error {
+	if _, statErr := os.Stat("/dev/fuse"); statErr != nil {
+		return fmt.Errorf("no /dev/fuse here: load the fuse module, or give the container --device /dev/fuse: %w", err)
+	}
+	if errors.Is(err, syscall.EPERM) {
+		return fmt.Errorf("mounting is not allowed: run as root, or install fusermount3 (package fuse3), or give the container --cap-add SYS_ADMIN: %w", err)
+	}
+	return err
+}
+
+// probe finds out whether reads and writes may pass through to the store's
+// files. It is asked once for the whole mount: the kernel refuses an inode
+// that is opened now with passthrough, now without.
+func probe(server *fuse.Server, o Options) (ok bool, why string) {
+	if o.NoPassthrough {
+		return false, "switched off"
+	}
+	if o.Probe == nil {
+		return false, "nothing to probe it with"
+	}
+	if os.Geteuid() != 0 {
+		return false, "needs root (CAP_SYS_ADMIN)"
+	}
+	if server.KernelSettings().Flags64()&fuse.CAP_PASSTHROUGH == 0 {
+		return false, "the kernel has none (Linux 6.9 and newer do)"
+	}
+	id, e := server.RegisterBackingFd(&fuse.BackingMap{Fd: int32(o.Probe.Fd())})
+	switch e {
+	case 0:
+		server.UnregisterBackingFd(id)
+		return true, ""
+	case syscall.ELOOP:
+		return false, "the store's file system is stacked on another (an overlay)"
+	case syscall.EPERM:
+		return false, "needs CAP_SYS_ADMIN in the first user namespace"
+	}
+	return false, e.Error()
+}
+
+// Passthrough says whether reads and writes go to the store's files without a
+// way through the server, and if not, why.
+func (m *Mount) Passthrough() (ok bool, why string) { return m.passthrough, m.why }
+
+// Wait returns when the mount is gone.
+func (m *Mount) Wait() { m.server.Wait() }
+
+// openFlags says how the kernel is to treat an open file of a kind.
+func (m *Mount) openFlags(kind tree.Kind, flags uint32) uint32 {
+	// noFlush (FOPEN_NOFLUSH, Linux 5.16) spares a request at each close of a
+	// file for which close means nothing.
+	const noFlush = 1 << 5
+	switch {
+	case kind == tree.Blob:
+		return noFlush | fuse.FOPEN_KEEP_CACHE
+	case kind == tree.Plain:
+		return noFlush
+	case flags&(syscall.O_WRONLY|syscall.O_RDWR) == 0:
+		return noFlush | fuse.FOPEN_DIRECT_IO
+	}
+	return fuse.FOPEN_DIRECT_IO
+}

@@ -1,0 +1,168 @@
+package fusefs
+
+import (
+	"context"
+	"io/fs"
+	"syscall"
+	"time"
+
+	gofuse "github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/regfs/regfs/tree"
+)
+
+// A node is what all nodes share. It holds no path: a directory above it may
+// be renamed, and go-fuse keeps account of that.
+type node struct {
+	gofuse.Inode
+	mount *Mount
+}
+
+func (n *node) tree() *tree.FS { return n.mount.tree }
+
+// path is the node's path in the tree. A node that is in no directory any more
+// has one that does not exist.
+func (n *node) path() string { return n.Path(n.Root()) }
+
+var _ gofuse.NodeStatfser = (*node)(nil)
+
+func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
+	st, err := n.tree().Statfs()
+	if err != nil {
+		return errno(err)
+	}
+	out.FromStatfsT(&st)
+	return 0
+}
+
+// add makes the child that an Attr describes.
+func (n *node) add(ctx context.Context, a tree.Attr, out *fuse.EntryOut) *gofuse.Inode {
+	fill(&out.Attr, a)
+	stable := gofuse.StableAttr{Mode: out.Attr.Mode & syscall.S_IFMT, Ino: a.Ino}
+	switch a.Kind {
+	case tree.Dir:
+		return n.NewInode(ctx, &dir{node{mount: n.mount}}, stable)
+	case tree.Symlink:
+		return n.NewInode(ctx, &symlink{node{mount: n.mount}}, stable)
+	}
+	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind}, stable)
+}
+
+// owner is whose process has sent a request.
+func owner(ctx context.Context) tree.Owner {
+	if caller, ok := fuse.FromContext(ctx); ok {
+		return tree.Owner{UID: caller.Uid, GID: caller.Gid}
+	}
+	return tree.Owner{}
+}
+
+func fill(out *fuse.Attr, a tree.Attr) {
+	out.Ino = a.Ino
+	out.Mode = modeBits(a.Mode)
+	out.Size = uint64(a.Size)
+	out.Blocks = uint64(a.Blocks)
+	if a.Blocks == 0 {
+		out.Blocks = (out.Size + 511) / 512
+	}
+	out.Nlink = a.Nlink
+	out.Uid, out.Gid = a.UID, a.GID
+	out.Blksize = 4096
+	atime, ctime := a.Atime, a.Ctime
+	if atime.IsZero() {
+		atime, ctime = a.Time, a.Time
+	}
+	out.SetTimes(&atime, &a.Time, &ctime)
+}
+
+// modeBits turns Go's mode into the kernel's.
+func modeBits(m fs.FileMode) uint32 {
+	bits := uint32(m.Perm())
+	switch m.Type() {
+	case fs.ModeDir:
+		bits |= syscall.S_IFDIR
+	case fs.ModeSymlink:
+		bits |= syscall.S_IFLNK
+	default:
+		bits |= syscall.S_IFREG
+	}
+	for flag, bit := range special {
+		if m&flag != 0 {
+			bits |= bit
+		}
+	}
+	return bits
+}
+
+// fileMode turns the permission bits of the kernel's mode into Go's.
+func fileMode(bits uint32) fs.FileMode {
+	m := fs.FileMode(bits & 0o777)
+	for flag, bit := range special {
+		if bits&bit != 0 {
+			m |= flag
+		}
+	}
+	return m
+}
+
+var special = map[fs.FileMode]uint32{
+	fs.ModeSetuid: syscall.S_ISUID, fs.ModeSetgid: syscall.S_ISGID, fs.ModeSticky: syscall.S_ISVTX,
+}
+
+// setattr is what SETATTR does to all nodes, apart from sizes of open files.
+func (n *node) setattr(in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	var c tree.Change
+	if bits, ok := in.GetMode(); ok {
+		mode := fileMode(bits)
+		c.Mode = &mode
+	}
+	if uid, ok := in.GetUID(); ok {
+		c.UID = &uid
+	}
+	if gid, ok := in.GetGID(); ok {
+		c.GID = &gid
+	}
+	if size, ok := in.GetSize(); ok {
+		s := int64(size)
+		c.Size = &s
+	}
+	c.Atime, c.Mtime = given(in.GetATime()), given(in.GetMTime())
+	p := n.path()
+	if err := n.tree().SetAttr(p, c); err != nil {
+		return errno(err)
+	}
+	a, err := n.tree().Stat(p)
+	fill(&out.Attr, a)
+	return errno(err)
+}
+
+func given(t time.Time, ok bool) *time.Time {
+	if !ok {
+		return nil
+	}
+	return &t
+}
+
+// A symlink is one among the plain files.
+type symlink struct{ node }
+
+var _ gofuse.NodeReadlinker = (*symlink)(nil)
+
+func (s *symlink) Readlink(context.Context) ([]byte, syscall.Errno) {
+	target, err := s.tree().Readlink(s.path())
+	return []byte(target), errno(err)
+}
+
+var _ gofuse.NodeGetattrer = (*symlink)(nil)
+
+func (s *symlink) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	a, err := s.tree().Stat(s.path())
+	fill(&out.Attr, a)
+	return errno(err)
+}
+
+var _ gofuse.NodeSetattrer = (*symlink)(nil)
+
+func (s *symlink) Setattr(_ context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+	return s.setattr(in, out)
+}

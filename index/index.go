@@ -1,0 +1,244 @@
+// Package index keeps which names a release gives to which blobs: layer links,
+// manifests, tags. It is the only user of Badger, and opens no blob.
+//
+// A [DB] holds every release of a store. A [Release] that is opened lives in
+// memory whole, with what follows from its manifests: which blobs they need,
+// and which layer links a registry would find if it had written them. Its
+// records in Badger are the durable copy, and the memory is rebuilt from them
+// at the next [DB.Open].
+//
+// A change is visible as soon as its method is called, and durable when the
+// method returns nil; methods that do not wait say so. When a change cannot
+// be written, it is taken back and its caller told, together with all changes
+// that came after it.
+package index
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	badger "github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/manifest"
+)
+
+// A DB is the index of one store. One process only may open it.
+type DB struct {
+	badger *badger.DB
+	writer *writer
+	log    *slog.Logger
+
+	// learnt are facts on their way to the disk, and those that got there since
+	// the index was opened: digest → *manifest.Manifest.
+	learnt sync.Map
+
+	creating sync.Mutex // makes Create's look and write one step
+
+	mu   sync.Mutex // guards open; taken before a Release's mu, never held while waiting for the writer
+	open map[string]*Release
+}
+
+// Open opens the index in dir, and makes one where there is none.
+func Open(dir string, log *slog.Logger) (*DB, error) {
+	b, err := badger.Open(badgerOptions(dir))
+	if err != nil {
+		return nil, fmt.Errorf("open index %s: %w", dir, err)
+	}
+	db := &DB{badger: b, log: log, open: make(map[string]*Release)}
+	db.writer = newWriter(b, dir, db.reload)
+	return db, nil
+}
+
+// badgerOptions are small on purpose: an index of 100 releases of 300 images
+// is 30 MB on disk. Values stay in the LSM tree (a value log loses them on
+// power loss), writes are synced before they are acknowledged.
+func badgerOptions(dir string) badger.Options {
+	return badger.DefaultOptions(dir).
+		WithSyncWrites(true).
+		WithNumVersionsToKeep(1).
+		WithMemTableSize(16 << 20).
+		WithNumMemtables(2).
+		WithValueThreshold(maxValue).
+		WithValueLogFileSize(16 << 20).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithNumCompactors(2).
+		WithDetectConflicts(false). // the writer is the only one who writes
+		WithMetricsEnabled(false).
+		WithLogger(nil)
+}
+
+// Close waits for the changes under way and closes the index.
+func (db *DB) Close() error {
+	db.writer.close()
+	return db.badger.Close()
+}
+
+// releaseRecord is what a release's own record says.
+type releaseRecord struct {
+	Created time.Time `json:"created"`
+}
+
+// Create makes an empty release; fs.ErrExist if there is one of that name.
+func (db *DB) Create(name string) error {
+	if err := ValidRelease(name); err != nil {
+		return err
+	}
+	db.creating.Lock()
+	defer db.creating.Unlock()
+	if _, err := db.release(name); err == nil {
+		return fmt.Errorf("release %s: %w", name, fs.ErrExist)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	value, err := json.Marshal(releaseRecord{Created: time.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	return db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)}))
+}
+
+// Info describes a release without opening it.
+type Info struct {
+	Name    string
+	Created time.Time
+}
+
+// Releases lists all releases, the oldest first.
+func (db *DB) Releases() ([]Info, error) {
+	var all []Info
+	err := db.scan([]byte{keyRelease}, func(key, value []byte) error {
+		var r releaseRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("index: release %s: %w", key[1:], err)
+		}
+		all = append(all, Info{Name: string(key[1:]), Created: r.Created})
+		return nil
+	})
+	slices.SortFunc(all, func(a, b Info) int {
+		if c := a.Created.Compare(b.Created); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Name, b.Name)
+	})
+	return all, err
+}
+
+func (db *DB) release(name string) (Info, error) {
+	var r releaseRecord
+	value, err := db.get(releaseKey(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Info{}, fmt.Errorf("release %s: %w", name, fs.ErrNotExist)
+	}
+	if err == nil {
+		err = json.Unmarshal(value, &r)
+	}
+	return Info{Name: name, Created: r.Created}, err
+}
+
+// Open returns the release of that name. All who have it open share one
+// Release; each closes it once.
+func (db *DB) Open(name string) (*Release, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	if r, ok := db.open[name]; ok {
+		r.users++
+		return r, nil
+	}
+	info, err := db.release(name)
+	if err != nil {
+		return nil, err
+	}
+	r := &Release{Info: info, db: db, users: 1}
+	if err := r.load(); err != nil {
+		return nil, fmt.Errorf("release %s: %w", name, err)
+	}
+	db.open[name] = r
+	return r, nil
+}
+
+// reload throws away what the open releases hold in memory and reads it anew,
+// after a write has not gone through.
+func (db *DB) reload() {
+	db.learnt.Clear()
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for name, r := range db.open {
+		if err := r.load(); err != nil {
+			db.log.Error("release cannot be read back after a failed write", "release", name, "err", err)
+		}
+	}
+}
+
+// Manifest returns what is known of a manifest; fs.ErrNotExist if nothing is.
+func (db *DB) Manifest(d digest.Digest) (*manifest.Manifest, error) {
+	if m, ok := db.learnt.Load(d); ok {
+		return m.(*manifest.Manifest), nil
+	}
+	value, err := db.get(factsKey(d))
+	if err != nil {
+		return nil, err
+	}
+	return decodeFacts(value)
+}
+
+// EverLinked says whether some release has linked the blob in the repository,
+// or needs it there.
+func (db *DB) EverLinked(repo string, d digest.Digest) bool {
+	_, err := db.get(everKey(repo, d))
+	return err == nil
+}
+
+// EverRepository says whether some release has linked a blob in the
+// repository, or in one below it.
+func (db *DB) EverRepository(name string) bool {
+	return db.has(append([]byte{keyEver}, name+"\x00"...)) || db.has(append([]byte{keyEver}, name+"/"...))
+}
+
+func (db *DB) get(key []byte) ([]byte, error) {
+	var value []byte
+	err := db.badger.View(func(txn *badger.Txn) error {
+		item, err := txn.Get(key)
+		if err != nil {
+			return err
+		}
+		value, err = item.ValueCopy(nil)
+		return err
+	})
+	if errors.Is(err, badger.ErrKeyNotFound) {
+		return nil, fs.ErrNotExist
+	}
+	return value, err
+}
+
+func (db *DB) has(prefix []byte) bool {
+	found := errors.New("found")
+	err := db.scan(prefix, func(_, _ []byte) error { return found })
+	return err == found
+}
+
+// scan calls f with each record whose key begins with prefix. Key and value
+// are only good until f returns.
+func (db *DB) scan(prefix []byte, f func(key, value []byte) error) error {
+	return db.badger.View(func(txn *badger.Txn) error {
+		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: false})
+		defer it.Close()
+		for it.Rewind(); it.Valid(); it.Next() {
+			item := it.Item()
+			err := item.Value(func(value []byte) error { return f(item.Key(), value) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,146 @@
+package index
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/manifest"
+)
+
+// The keys. A field ends with NUL; no name may hold one. docs/format.md
+// specifies keys and values.
+//
+//	r RELEASE                                  the release itself: JSON
+//	x RELEASE NUL l REPO NUL DIGEST            layer link: state, time
+//	x RELEASE NUL m REPO NUL DIGEST            manifest (revision link): time
+//	x RELEASE NUL t REPO NUL TAG               tag: time, digest
+//	x RELEASE NUL i REPO NUL TAG NUL DIGEST    tag's history: time
+//	x RELEASE NUL b DIGEST                     blob uploaded or hidden: state, time
+//	x RELEASE NUL d PATH                       directory made by hand: time
+//	f DIGEST                                   facts: what a manifest needs, for all releases
+//	e REPO NUL DIGEST                          some release has linked the blob in the repository
+const (
+	keyRelease = 'r'
+	keyIn      = 'x'
+	keyFacts   = 'f'
+	keyEver    = 'e'
+
+	keyLayer    = 'l'
+	keyRevision = 'm'
+	keyTag      = 't'
+	keyTagIndex = 'i'
+	keyBlob     = 'b'
+	keyDir      = 'd'
+)
+
+// maxValue keeps every value in the LSM tree. Badger takes 1 MiB at most; the
+// facts of an index of 10,000 children are under it because they are packed.
+const maxValue = 1 << 20
+
+// maxRelease is a file name's limit: a release has a directory in the store.
+const maxRelease = 128
+
+var releaseName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
+
+// ValidRelease says what is wrong with a release's name, if anything. A name
+// is a directory's name in the store and a word on a command line.
+func ValidRelease(name string) error {
+	if len(name) > maxRelease {
+		return fmt.Errorf("release name of %d characters: at most %d are allowed", len(name), maxRelease)
+	}
+	if !releaseName.MatchString(name) {
+		return fmt.Errorf("release name %q: use letters, digits, '.', '_', '+' and '-', and begin with a letter or a digit", name)
+	}
+	return nil
+}
+
+func releaseKey(release string) []byte { return []byte(string(keyRelease) + release) }
+
+func releasePrefix(release string) []byte { return []byte(string(keyIn) + release + "\x00") }
+
+func key(release string, kind byte, fields ...string) []byte {
+	return append(append(releasePrefix(release), kind), strings.Join(fields, "\x00")...)
+}
+
+func factsKey(d digest.Digest) []byte { return []byte(string(keyFacts) + d.String()) }
+
+func everKey(repo string, d digest.Digest) []byte {
+	return []byte(string(keyEver) + repo + "\x00" + d.String())
+}
+
+// A mark is what a release says of a layer link or a blob, beyond what
+// follows from its manifests.
+type mark byte
+
+const (
+	unmarked mark = iota
+	own           // linked, or uploaded, through this release
+	hidden        // removed by hand, until it is written again
+)
+
+func encodeTime(t time.Time) []byte {
+	return binary.BigEndian.AppendUint64(nil, uint64(t.UnixNano()))
+}
+
+func encodeMark(m mark, t time.Time) []byte { return append([]byte{byte(m)}, encodeTime(t)...) }
+
+func encodeTag(d digest.Digest, t time.Time) []byte { return append(encodeTime(t), d.String()...) }
+
+func decodeTime(value []byte) (time.Time, []byte, error) {
+	if len(value) < 8 {
+		return time.Time{}, nil, fmt.Errorf("record of %d bytes is too short for a time", len(value))
+	}
+	return time.Unix(0, int64(binary.BigEndian.Uint64(value))), value[8:], nil
+}
+
+func decodeMark(value []byte) (mark, time.Time, error) {
+	if len(value) < 1 || mark(value[0]) != own && mark(value[0]) != hidden {
+		return unmarked, time.Time{}, fmt.Errorf("record %x says neither linked nor hidden", value)
+	}
+	t, _, err := decodeTime(value[1:])
+	return mark(value[0]), t, err
+}
+
+// packed is the first byte of facts that are compressed; JSON begins with '{'.
+const packed = 1
+
+// encodeFacts packs the facts of large indexes, which would not fit otherwise.
+func encodeFacts(m *manifest.Manifest) ([]byte, error) {
+	plain, err := json.Marshal(m)
+	if err != nil || len(plain) < 64<<10 {
+		return plain, err
+	}
+	buf := bytes.NewBuffer([]byte{packed})
+	w, _ := flate.NewWriter(buf, flate.BestSpeed) // errs on a bad level only
+	if _, err := w.Write(plain); err != nil {
+		return nil, err
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}
+
+func decodeFacts(value []byte) (*manifest.Manifest, error) {
+	if len(value) > 0 && value[0] == packed {
+		plain, err := io.ReadAll(flate.NewReader(bytes.NewReader(value[1:])))
+		if err != nil {
+			return nil, fmt.Errorf("index: facts of a manifest: %w", err)
+		}
+		value = plain
+	}
+	m := new(manifest.Manifest)
+	if err := json.Unmarshal(value, m); err != nil {
+		return nil, fmt.Errorf("index: facts of a manifest: %w", err)
+	}
+	return m, nil
+}

@@ -1,0 +1,186 @@
+package index
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+
+	badger "github.com/dgraph-io/badger/v4"
+)
+
+// minFree is the free space of the store's disk below which the index takes no
+// change. Badger writes through memory maps, where a full disk is a SIGBUS;
+// 64 MiB hold the memtables and a value log file that it may lay out at once.
+const minFree = 64 << 20
+
+// A record is one key to be put, or deleted if its value is nil.
+type record struct{ key, value []byte }
+
+type records []record
+
+func put(key, value []byte) record { return record{key: key, value: append([]byte{}, value...)} }
+func del(key []byte) record        { return record{key: key} }
+
+// A batch is the changes that go to the disk together.
+type batch struct {
+	records records
+	done    chan struct{} // closed when err is final
+	err     error
+}
+
+// A writer commits changes in the order in which they come. One commit is
+// under way at a time; all changes that come meanwhile share the next one, and
+// with it one sync of the disk.
+type writer struct {
+	badger *badger.DB
+	dir    string
+	reload func() // reads the releases back after a failed commit
+
+	mu      sync.Mutex // guards what follows; taken after a Release's mu
+	next    *batch     // gathers changes; nil if there are none
+	running bool       // whether a goroutine is committing
+	failed  error      // set from a failed commit until the releases are read back
+	idle    sync.Cond
+}
+
+func newWriter(b *badger.DB, dir string, reload func()) *writer {
+	w := &writer{badger: b, dir: dir, reload: reload}
+	w.idle.L = &w.mu
+	return w
+}
+
+// broken returns why no change can be taken just now. Whoever changes a
+// release asks, with the release's lock held, before touching its memory: a
+// failure after the question is followed by a reload, which needs that lock.
+func (w *writer) broken() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.failed
+}
+
+// enqueue takes records for the next commit and does not wait for it.
+func (w *writer) enqueue(rs records) *batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.failed != nil {
+		return &batch{done: closed, err: w.failed}
+	}
+	if w.next == nil {
+		w.next = &batch{done: make(chan struct{})}
+	}
+	w.next.records = append(w.next.records, rs...)
+	if !w.running {
+		w.running = true
+		go w.run()
+	}
+	return w.next
+}
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+func (w *writer) wait(b *batch) error {
+	<-b.done
+	return b.err
+}
+
+// sync waits for all changes enqueued so far.
+func (w *writer) sync() error {
+	w.mu.Lock()
+	idle := !w.running
+	w.mu.Unlock()
+	if idle {
+		return w.broken()
+	}
+	return w.wait(w.enqueue(nil))
+}
+
+func (w *writer) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.running {
+		w.idle.Wait()
+	}
+}
+
+func (w *writer) run() {
+	for {
+		w.mu.Lock()
+		b := w.next
+		w.next = nil
+		if b == nil {
+			w.running = false
+			w.idle.Broadcast()
+			w.mu.Unlock()
+			return
+		}
+		w.mu.Unlock()
+		if b.err = w.commit(b.records); b.err != nil {
+			w.recover(b.err)
+		}
+		close(b.done)
+	}
+}
+
+// recover fails the changes that were built upon a failed one, and has the
+// releases read back, so that memory and disk agree again.
+func (w *writer) recover(err error) {
+	w.mu.Lock()
+	w.failed = err
+	if b := w.next; b != nil {
+		w.next = nil
+		b.err = err
+		close(b.done)
+	}
+	w.mu.Unlock()
+	w.reload()
+	w.mu.Lock()
+	w.failed = nil
+	w.mu.Unlock()
+}
+
+func (w *writer) commit(rs records) error {
+	if len(rs) == 0 {
+		return nil
+	}
+	if err := w.checkSpace(); err != nil {
+		return err
+	}
+	txn := w.badger.NewTransaction(true)
+	defer func() { txn.Discard() }()
+	for _, r := range rs {
+		err := apply(txn, r)
+		if errors.Is(err, badger.ErrTxnTooBig) {
+			if err := txn.Commit(); err != nil {
+				return fmt.Errorf("write index: %w", err)
+			}
+			txn = w.badger.NewTransaction(true)
+			err = apply(txn, r)
+		}
+		if err != nil {
+			return fmt.Errorf("write index: %w", err)
+		}
+	}
+	if err := txn.Commit(); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	return nil
+}
+
+func apply(txn *badger.Txn, r record) error {
+	if r.value == nil {
+		return txn.Delete(r.key)
+	}
+	return txn.Set(r.key, r.value)
+}
+
+func (w *writer) checkSpace() error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(w.dir, &st); err != nil {
+		return fmt.Errorf("write index: %w", err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < minFree {
+		return fmt.Errorf("write index: %d MiB free, %d needed: %w", free>>20, minFree>>20, syscall.ENOSPC)
+	}
+	return nil
+}

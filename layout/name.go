@@ -1,0 +1,95 @@
+package layout
+
+const (
+	maxRepository = 255 // distribution/reference: RepositoryNameTotalLengthMax
+	maxTag        = 128 // distribution/reference: TagRegexp
+	maxName       = 255 // Linux: NAME_MAX
+)
+
+// ValidRepository reports whether name is a repository's, by the grammar of
+// the OCI distribution specification: components joined by slashes, at most
+// 255 bytes, where a component is
+//
+//	[a-z0-9]+(?:(?:[._]|__|[-]+)[a-z0-9]+)*
+//
+// A name that begins with a host in capital letters or with a port is not
+// valid here; distribution/reference alone would let it pass.
+func ValidRepository(name string) bool {
+	if len(name) > maxRepository {
+		return false
+	}
+	// A slash may stand where a separator may: between two words.
+	for {
+		word := wordLen(name)
+		if word == 0 || word == len(name) {
+			return word > 0
+		}
+		name = name[word:]
+		separator := separatorLen(name)
+		if separator == 0 {
+			return false
+		}
+		name = name[separator:]
+	}
+}
+
+// wordLen returns how much of the beginning of s is [a-z0-9]+.
+func wordLen(s string) int {
+	n := 0
+	for n < len(s) && (isLower(s[n]) || isDigit(s[n])) {
+		n++
+	}
+	return n
+}
+
+// separatorLen returns how much of the beginning of s is /|[._]|__|[-]+.
+func separatorLen(s string) int {
+	switch s[0] {
+	case '/', '.':
+		return 1
+	case '_':
+		return min(runLen(s), 2)
+	case '-':
+		return runLen(s)
+	}
+	return 0
+}
+
+// runLen returns how often the first byte of s stands there in a row.
+func runLen(s string) int {
+	n := 1
+	for n < len(s) && s[n] == s[0] {
+		n++
+	}
+	return n
+}
+
+// ValidTag reports whether tag is one: [\w][\w.-]{0,127}, as in
+// distribution/reference.
+func ValidTag(tag string) bool {
+	if tag == "" || len(tag) > maxTag || tag[0] == '.' || tag[0] == '-' {
+		return false
+	}
+	for i := range len(tag) {
+		if !isTagByte(tag[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func isTagByte(c byte) bool {
+	return isLower(c) || 'A' <= c && c <= 'Z' || isDigit(c) || c == '_' || c == '.' || c == '-'
+}
+
+func isHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isDigit(c) && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }

@@ -1,0 +1,194 @@
+// Package store is a store's directory: its format, its lock, and what it is
+// made of, the blobs and the index, opened together.
+//
+// A store is opened by one process at a time, which holds the lock until
+// [Store.Close]. Blobs may be read without the lock, see package cas.
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/index"
+)
+
+// Format is the version of the store's layout on disk that this program reads
+// and writes: docs/format.md.
+const Format = 1
+
+// The names in a store's directory, apart from the registry's own tree.
+const (
+	formatFile = "regfs.json"
+	lockFile   = "lock"
+	socketFile = "control.sock"
+	indexDir   = "index"
+)
+
+// What is wrong with a store. Each is wrapped with the directory and what to
+// do.
+var (
+	ErrNoStore = errors.New("no regfs store")
+	ErrLocked  = errors.New("store is in use by another process")
+	ErrFormat  = errors.New("store format is not supported")
+)
+
+// A Store is an open store.
+type Store struct {
+	Dir   string
+	Blobs *cas.Store
+	Index *index.DB
+	lock  *os.File
+}
+
+type format struct {
+	Format int `json:"format"`
+}
+
+// Init makes a store in dir, which may exist if it is empty. Only the owner
+// may enter it.
+func Init(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	if len(entries) > 0 {
+		return notEmpty(dir)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return writeFormat(dir)
+}
+
+func notEmpty(dir string) error {
+	if err := Check(dir); err == nil {
+		return fmt.Errorf("make store: %s is a store already: %w", dir, fs.ErrExist)
+	}
+	return fmt.Errorf("make store: %s is not empty; give a new directory: %w", dir, fs.ErrExist)
+}
+
+// writeFormat makes the store's one small file appear whole, and lasting.
+func writeFormat(dir string) error {
+	data, err := json.Marshal(format{Format})
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, formatFile)
+	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return fmt.Errorf("make store: %w", err)
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Check says whether dir is a store that this program can use.
+func Check(dir string) error {
+	data, err := os.ReadFile(filepath.Join(dir, formatFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: %w; make one with \"regfs init\", or name another with --store or REGFS_STORE", dir, ErrNoStore)
+	}
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	var f format
+	if err := json.Unmarshal(data, &f); err != nil || f.Format < 1 {
+		return fmt.Errorf("%s: %s is damaged: %w", dir, formatFile, ErrFormat)
+	}
+	if f.Format > Format {
+		return fmt.Errorf("%s: format %d is newer than this regfs, which knows up to %d; use a newer regfs: %w", dir, f.Format, Format, ErrFormat)
+	}
+	return nil
+}
+
+// Open locks a store and opens it. What an earlier process left half-done in
+// the store's tmp is thrown away.
+func Open(dir string, log *slog.Logger) (*Store, error) {
+	if err := Check(dir); err != nil {
+		return nil, err
+	}
+	lock, err := acquire(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{Dir: dir, lock: lock}
+	if err := s.open(log); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) open(log *slog.Logger) (err error) {
+	if s.Blobs, err = cas.Open(s.Dir); err != nil {
+		return err
+	}
+	if err = s.Blobs.DiscardTemp(); err != nil {
+		return err
+	}
+	s.Index, err = index.Open(filepath.Join(s.Dir, indexDir), log)
+	return err
+}
+
+func acquire(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock store: %w", err)
+	}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
+	}
+	return nil, fmt.Errorf("lock store: %w", err)
+}
+
+// Close closes the store and gives up its lock.
+func (s *Store) Close() error {
+	var errs []error
+	if s.Index != nil {
+		errs = append(errs, s.Index.Close())
+	}
+	if s.Blobs != nil {
+		errs = append(errs, s.Blobs.Close())
+	}
+	return errors.Join(append(errs, s.lock.Close())...)
+}
+
+// Socket is the path of the control socket of a store.
+func Socket(dir string) string { return filepath.Join(dir, socketFile) }
+
+// Probe opens a file of the store's disk, by which a mount finds out what the
+// disk can do.
+func (s *Store) Probe() (*os.File, error) { return os.Open(filepath.Join(s.Dir, formatFile)) }
+
+// PlainDir is where a release's plain files lie, relative to the store's
+// directory.
+func PlainDir(release string) string { return filepath.Join("releases", release, "files") }

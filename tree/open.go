@@ -1,0 +1,151 @@
+package tree
+
+import (
+	"bytes"
+	"io"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/regfs/regfs/layout"
+)
+
+// A Handle is an open file. Flush is what close(2) waits for, and may come
+// more than once; Close comes once, when nobody can use the handle any more.
+type Handle interface {
+	io.ReaderAt
+	io.WriterAt
+	Truncate(size int64) error
+	Stat() (Attr, error)
+	// Sync makes durable what was written; a draft is committed by it.
+	Sync() error
+	Flush() error
+	Close() error
+	// File is the file that holds exactly what the handle reads and writes,
+	// for passthrough; nil if there is none.
+	File() *os.File
+}
+
+// Owner is whose process makes a plain file.
+type Owner struct{ UID, GID uint32 }
+
+const writing = os.O_WRONLY | os.O_RDWR
+
+// Open opens what stands at a path. Of flags it heeds the access mode and
+// O_TRUNC. A blob or a link opened for writing gives a draft of its own to
+// each who opens it.
+func (t *FS) Open(p string, flags int) (Handle, error) {
+	at := layout.Parse(p)
+	var h Handle
+	var err error
+	switch {
+	case at.Kind == layout.Other:
+		h, err = t.openPlain(p, flags)
+	case at.Kind == layout.Temp:
+		h, err = t.openTemp(p, flags)
+	case at.Kind == layout.BlobData:
+		h, err = t.openBlob(p, at, flags)
+	case at.Kind.IsLink():
+		h, err = t.openLink(p, at, flags)
+	default:
+		err = syscall.EISDIR
+	}
+	if err != nil {
+		return nil, pathError("open", p, err)
+	}
+	return h, nil
+}
+
+func (t *FS) openBlob(p string, at layout.Path, flags int) (Handle, error) {
+	info, err := t.blob(at.Digest)
+	if err != nil {
+		return nil, err
+	}
+	f, err := t.blobs.Open(at.Digest)
+	if err != nil {
+		return nil, err
+	}
+	b := &blobHandle{constant{ReaderAt: f, attr: t.fileAttr(Blob, namedIno(p), info.Size, info.ModTime)}, f}
+	if flags&writing == 0 {
+		return b, nil
+	}
+	return t.newDraft(p, at, b, flags)
+}
+
+func (t *FS) openLink(p string, at layout.Path, flags int) (Handle, error) {
+	link, err := t.link(at)
+	if err != nil {
+		return nil, err
+	}
+	content := []byte(link.Digest)
+	l := &constant{
+		ReaderAt: bytes.NewReader(content),
+		attr:     t.fileAttr(Small, namedIno(p), int64(len(content)), link.Time),
+	}
+	if flags&writing == 0 {
+		return l, nil
+	}
+	return t.newDraft(p, at, l, flags)
+}
+
+// Create makes a file and opens it. A blob or a link is not there before it is
+// committed. With O_EXCL, what is there already is an error; without, it is
+// opened.
+func (t *FS) Create(p string, flags int, mode fs.FileMode, who Owner) (Handle, Attr, error) {
+	if _, err := t.Stat(p); err == nil {
+		if flags&os.O_EXCL != 0 {
+			return nil, Attr{}, pathError("create", p, fs.ErrExist)
+		}
+		return t.opened(t.Open(p, flags))
+	}
+	at := layout.Parse(p)
+	var h Handle
+	var err error
+	switch {
+	case at.Kind == layout.Other:
+		h, err = t.createPlain(p, flags, mode, who)
+	case at.Kind == layout.Temp:
+		h, err = t.createTemp(p)
+	case at.Kind == layout.BlobData || at.Kind.IsLink():
+		h, err = t.newDraft(p, at, t.nothing(), flags|os.O_TRUNC)
+	default:
+		err = syscall.EISDIR
+	}
+	return t.opened(h, pathError("create", p, err))
+}
+
+func (t *FS) opened(h Handle, err error) (Handle, Attr, error) {
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	a, err := h.Stat()
+	return h, a, err
+}
+
+// A constant is a handle to bytes that do not change.
+type constant struct {
+	io.ReaderAt
+	attr Attr
+}
+
+func (t *FS) nothing() *constant {
+	return &constant{ReaderAt: bytes.NewReader(nil), attr: t.fileAttr(Small, t.privateIno(), 0, time.Now())}
+}
+
+func (c *constant) WriteAt([]byte, int64) (int, error) { return 0, syscall.EBADF }
+func (c *constant) Truncate(int64) error               { return syscall.EBADF }
+func (c *constant) Stat() (Attr, error)                { return c.attr, nil }
+func (c *constant) Sync() error                        { return nil }
+func (c *constant) Flush() error                       { return nil }
+func (c *constant) Close() error                       { return nil }
+func (c *constant) File() *os.File                     { return nil }
+
+// A blobHandle reads a committed blob.
+type blobHandle struct {
+	constant
+	file *os.File
+}
+
+func (b *blobHandle) File() *os.File { return b.file }
+func (b *blobHandle) Close() error   { return b.file.Close() }

@@ -1,0 +1,138 @@
+package tree
+
+import (
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/layout"
+)
+
+// Stat describes what stands at a path, listed or not. It changes nothing.
+func (t *FS) Stat(p string) (Attr, error) {
+	at := layout.Parse(p)
+	var a Attr
+	var err error
+	switch {
+	case at.Kind == layout.Other:
+		a, err = t.statPlain(p)
+	case at.Kind == layout.Temp:
+		a, err = t.statTemp(p)
+	case at.Kind == layout.BlobData:
+		a, err = t.statBlob(p, at.Digest)
+	case at.Kind.IsLink():
+		a, err = t.statLink(p, at)
+	default:
+		a, err = t.statDir(p, at)
+	}
+	return a, pathError("stat", p, err)
+}
+
+func (t *FS) statBlob(p string, d digest.Digest) (Attr, error) {
+	info, err := t.blob(d)
+	if err != nil {
+		return Attr{}, err
+	}
+	return t.fileAttr(Blob, namedIno(p), info.Size, info.ModTime), nil
+}
+
+func (t *FS) statLink(p string, at layout.Path) (Attr, error) {
+	link, err := t.link(at)
+	if err != nil {
+		return Attr{}, err
+	}
+	return t.fileAttr(Small, namedIno(p), int64(len(link.Digest)), link.Time), nil
+}
+
+func (t *FS) statDir(p string, at layout.Path) (Attr, error) {
+	if made, ok := t.made(p); ok {
+		return t.dirAttr(p, made), nil
+	}
+	if !t.resolves(at) {
+		return t.statPlain(p) // a directory that holds plain files only
+	}
+	return t.dirAttr(p, t.release.Created), nil
+}
+
+// made finds a directory that somebody made.
+func (t *FS) made(p string) (time.Time, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.dirs.get(p)
+}
+
+// blob finds a blob that a lookup may see: M2 and M4 of the contract.
+func (t *FS) blob(d digest.Digest) (cas.Info, error) {
+	state := t.release.Blob(d).State
+	if state == index.Hidden || state == index.Absent && t.Reuse == ReuseNone {
+		return cas.Info{}, fs.ErrNotExist
+	}
+	return t.blobs.Stat(d)
+}
+
+// link finds what a link file says, whether the release has it or reuse gives
+// it.
+func (t *FS) link(at layout.Path) (index.Link, error) {
+	var link index.Link
+	ok := false
+	switch at.Kind {
+	case layout.LayerLink:
+		return t.layerLink(at.Repository, at.Digest)
+	case layout.RevisionLink:
+		link, ok = t.release.Revision(at.Repository, at.Digest)
+	case layout.TagCurrentLink:
+		link, ok = t.release.TagLink(at.Repository, at.Tag)
+	case layout.TagIndexLink:
+		link, ok = t.release.HistoryLink(at.Repository, at.Tag, at.Digest)
+	}
+	if !ok {
+		return index.Link{}, fs.ErrNotExist
+	}
+	return link, nil
+}
+
+func (t *FS) layerLink(repo string, d digest.Digest) (index.Link, error) {
+	link := t.release.Layer(repo, d)
+	switch {
+	case link.State == index.Linked:
+		return link, nil
+	case link.State == index.Hidden, link.State == index.Absent && !t.reuses(repo, d):
+		return index.Link{}, fs.ErrNotExist
+	}
+	// A link that nobody wrote must not promise a blob that is not there.
+	info, err := t.blob(d)
+	if err == nil && link.State == index.Absent {
+		link.Time = info.ModTime
+	}
+	return link, err
+}
+
+func (t *FS) reuses(repo string, d digest.Digest) bool {
+	return t.Reuse == ReuseStore || t.Reuse == ReuseRepository && t.index.EverLinked(repo, d)
+}
+
+// resolves says whether a directory of the grammar is there for a lookup: the
+// release has something in it, or it lies on the way to what reuse gives.
+func (t *FS) resolves(at layout.Path) bool {
+	switch at.Kind {
+	case layout.Top, layout.Skeleton, layout.Blobs, layout.BlobAlgorithm, layout.BlobPrefix, layout.Repositories:
+		return true
+	case layout.BlobDir:
+		_, err := t.blob(at.Digest)
+		return !errors.Is(err, fs.ErrNotExist)
+	case layout.LayerDir:
+		_, err := t.layerLink(at.Repository, at.Digest)
+		return !errors.Is(err, fs.ErrNotExist)
+	case layout.Repository, layout.Layers, layout.LayerAlgorithm:
+		return t.reusesIn(at.Repository) || t.hasContent(at)
+	}
+	return t.hasContent(at)
+}
+
+func (t *FS) reusesIn(repo string) bool {
+	return t.Reuse == ReuseStore || t.Reuse == ReuseRepository && t.index.EverRepository(repo)
+}

@@ -1,0 +1,223 @@
+// Package tree is the file system without FUSE: what a registry storage tree
+// looks like, and what happens when it is written to, over one release of the
+// index and the store's blobs.
+//
+// Lookups see the store, listings see the release: [FS.Stat] and [FS.Open]
+// find every blob that the store holds, [FS.ReadDir] shows what the release
+// has. Neither of them changes anything.
+//
+// A path has no leading slash; "" is the top. What a path means says package
+// layout. Four kinds of file stand behind the names:
+//
+//   - a committed blob or a link is read from the store or the index;
+//   - a draft is a blob or a link being written in place. It is its writer's
+//     own until it is committed by Sync or Flush;
+//   - a temp is the sibling of a blob or link that a registry renames over it;
+//   - everything else is a plain file in the release's own directory, uploads
+//     included.
+//
+// The package makes no assumption about who calls it, and no use of the
+// mount: a registry's storage driver could stand on it as well as FUSE.
+package tree
+
+import (
+	"hash/fnv"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/layout"
+)
+
+// A Reuse says where the link of a blob resolves that the release has not
+// linked itself.
+type Reuse string
+
+// The ways of reuse.
+const (
+	// ReuseStore: in any repository, for every blob of the store.
+	ReuseStore Reuse = "store"
+	// ReuseRepository: where some release has linked the blob in the same
+	// repository.
+	ReuseRepository Reuse = "repository"
+	// ReuseNone: nowhere; blobs of other releases do not open either.
+	ReuseNone Reuse = "none"
+)
+
+// Options are a mount's choices. Owner and modes are those of everything but
+// plain files, which have their own.
+type Options struct {
+	Reuse    Reuse
+	UID, GID uint32
+	FileMode fs.FileMode
+	DirMode  fs.FileMode
+	Log      *slog.Logger
+}
+
+// A FS is one release as a file system. Its methods may be called from many
+// goroutines.
+type FS struct {
+	Options
+	blobs   *cas.Store
+	index   *index.DB
+	release *index.Release
+	dir     string   // the store's directory, for statfs
+	area    string   // where the plain files lie, relative to dir
+	plain   *os.Root // the same, opened: no name leads out of it
+
+	mu      sync.Mutex // guards what follows; a leaf: nothing is called under it that blocks
+	dirs    names[time.Time]
+	temps   names[*temp]
+	writers map[uint64]int // inode of a plain file → handles that can write to it
+
+	private atomic.Uint64 // the last inode number given to a draft or a temp
+}
+
+// New makes the file system of a release. dir is the store's directory, area
+// the directory below it for the release's plain files, which is made if it is
+// not there.
+func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area string, o Options) (*FS, error) {
+	full := filepath.Join(dir, area)
+	if err := os.MkdirAll(full, 0o700); err != nil {
+		return nil, err
+	}
+	plain, err := os.OpenRoot(full)
+	if err != nil {
+		return nil, err
+	}
+	t := &FS{
+		Options: o, blobs: blobs, index: db, release: release, dir: dir, area: area, plain: plain,
+		dirs: make(names[time.Time]), temps: make(names[*temp]),
+		writers: make(map[uint64]int),
+	}
+	for p, made := range release.Dirs() {
+		t.dirs.set(p, made)
+	}
+	return t, nil
+}
+
+// Close gives up the plain files' directory. Open handles stay good.
+func (t *FS) Close() error { return t.plain.Close() }
+
+// A Kind tells apart what a caller must treat differently.
+type Kind int
+
+// The kinds of Attr.
+const (
+	Dir Kind = iota
+	// Blob is a committed blob: its bytes are a file of the store's, and never
+	// change.
+	Blob
+	// Small is a link, a draft or a temp: served from memory or a private file
+	// which may give way to another at any time.
+	Small
+	// Plain is an ordinary file.
+	Plain
+	Symlink
+)
+
+// Attr describes a file.
+type Attr struct {
+	Kind     Kind
+	Ino      uint64 // stable over mounts, but for drafts and temps
+	Mode     fs.FileMode
+	Size     int64
+	Time     time.Time
+	Atime    time.Time // of plain files; zero elsewhere
+	Ctime    time.Time // of plain files; zero elsewhere
+	UID, GID uint32
+	Nlink    uint32
+	Blocks   int64 // of 512 bytes; of plain files
+}
+
+// Inode numbers: those of the disk for plain files, with the two top bits for
+// what is no file of its own there.
+const (
+	inoNamed   = 1 << 62 // a hash of the path
+	inoPrivate = 2 << 62 // a counter
+)
+
+func namedIno(p string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(p))
+	return h.Sum64()&(inoNamed-1) | inoNamed
+}
+
+func (t *FS) privateIno() uint64 { return t.private.Add(1) | inoPrivate }
+
+func (t *FS) dirAttr(p string, made time.Time) Attr {
+	return Attr{
+		Kind: Dir, Ino: namedIno(p), Mode: fs.ModeDir | t.DirMode, Size: 4096, Time: made,
+		UID: t.UID, GID: t.GID, Nlink: 1, // 1: "not counted", so that find does not trust it
+	}
+}
+
+func (t *FS) fileAttr(kind Kind, ino uint64, size int64, at time.Time) Attr {
+	return Attr{Kind: kind, Ino: ino, Mode: t.FileMode, Size: size, Time: at, UID: t.UID, GID: t.GID, Nlink: 1}
+}
+
+// Statfs describes the disk of the store.
+func (t *FS) Statfs() (syscall.Statfs_t, error) {
+	var st syscall.Statfs_t
+	err := syscall.Statfs(t.dir, &st)
+	return st, pathError("statfs", "", err)
+}
+
+func pathError(op, p string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: op, Path: p, Err: err}
+}
+
+// names is a set of paths, by directory and name in it.
+type names[V any] map[string]map[string]V
+
+func (n names[V]) get(p string) (V, bool) {
+	v, ok := n[parent(p)][path.Base(p)]
+	return v, ok
+}
+
+func (n names[V]) set(p string, v V) {
+	dir := parent(p)
+	if n[dir] == nil {
+		n[dir] = make(map[string]V)
+	}
+	n[dir][path.Base(p)] = v
+}
+
+func (n names[V]) remove(p string) {
+	dir := parent(p)
+	delete(n[dir], path.Base(p))
+	if len(n[dir]) == 0 {
+		delete(n, dir)
+	}
+}
+
+// parent is the directory of a path, "" being the top.
+func parent(p string) string {
+	if dir := path.Dir(p); dir != "." {
+		return dir
+	}
+	return ""
+}
+
+// structural are the directories that a registry expects to stay when they are
+// empty. They are kept with the release; the directory of a single link or
+// blob, or a temporary one, lives as long as the mount.
+func structural(k layout.Kind) bool {
+	switch k {
+	case layout.Skeleton, layout.Blobs, layout.BlobAlgorithm, layout.Repositories, layout.Repository,
+		layout.Layers, layout.LayerAlgorithm, layout.Manifests, layout.Revisions, layout.RevisionAlgorithm, layout.Tags:
+		return true
+	}
+	return false
+}
