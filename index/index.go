@@ -96,7 +96,7 @@ func (db *DB) Create(name string) error {
 	db.creating.Lock()
 	defer db.creating.Unlock()
 	if _, err := db.release(name); err == nil {
-		return fmt.Errorf("release %s: %w", name, fs.ErrExist)
+		return &releaseError{fmt.Sprintf("release %s exists already", name), fs.ErrExist}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -106,6 +106,15 @@ func (db *DB) Create(name string) error {
 	}
 	return db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)}))
 }
+
+// A releaseError says in a user's words what fs's error says of files.
+type releaseError struct {
+	message string
+	kind    error
+}
+
+func (e *releaseError) Error() string { return e.message }
+func (e *releaseError) Unwrap() error { return e.kind }
 
 // Info describes a release without opening it.
 type Info struct {
@@ -137,7 +146,7 @@ func (db *DB) release(name string) (Info, error) {
 	var r releaseRecord
 	value, err := db.get(releaseKey(name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Info{}, fmt.Errorf("release %s: %w", name, fs.ErrNotExist)
+		return Info{}, &releaseError{fmt.Sprintf("there is no release %s; \"regfs release ls\" lists those there are", name), fs.ErrNotExist}
 	}
 	if err == nil {
 		err = json.Unmarshal(value, &r)

@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -46,19 +47,23 @@ const (
 // facts of an index of 10,000 children are under it because they are packed.
 const maxValue = 1 << 20
 
-// maxRelease is a file name's limit: a release has a directory in the store.
+// maxRelease is well below a file name's limit: a release has a directory in
+// the store.
 const maxRelease = 128
 
 var releaseName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*$`)
+
+// ErrName is a release name that is not allowed.
+var ErrName = errors.New("bad release name")
 
 // ValidRelease says what is wrong with a release's name, if anything. A name
 // is a directory's name in the store and a word on a command line.
 func ValidRelease(name string) error {
 	if len(name) > maxRelease {
-		return fmt.Errorf("release name of %d characters: at most %d are allowed", len(name), maxRelease)
+		return fmt.Errorf("%w of %d characters: at most %d are allowed", ErrName, len(name), maxRelease)
 	}
 	if !releaseName.MatchString(name) {
-		return fmt.Errorf("release name %q: use letters, digits, '.', '_', '+' and '-', and begin with a letter or a digit", name)
+		return fmt.Errorf("%w %q: use letters, digits, '.', '_', '+' and '-', and begin with a letter or a digit", ErrName, name)
 	}
 	return nil
 }

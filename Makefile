@@ -1,0 +1,38 @@
+# What a new user needs: make demo, make test. Everything that they use is
+# installed by them (Debian 12, as root).
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
+TOOLS   := $(CURDIR)/.cache/tools
+TESTENV := REGFS_TOOLS=$(TOOLS) REGFS_REQUIRE_TOOLS=1
+
+.PHONY: all build install deps tools demo test check timing clean
+
+all: build
+
+build: ## bin/regfs
+	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/regfs ./cmd/regfs
+
+install: build ## into $(DESTDIR)/usr/local/bin, with the man page
+	install -D -m 0755 bin/regfs $(DESTDIR)/usr/local/bin/regfs
+
+deps: ## Debian packages that demo and tests use
+	scripts/install-deps
+
+tools: ## stock registry 3.1 and crane
+	scripts/build-tools $(TOOLS)
+
+demo: deps tools build ## the main job, from nothing to a customer's registry
+	REGFS=$(CURDIR)/bin/regfs REGFS_TOOLS=$(TOOLS) scripts/demo
+
+check: ## formatting and vet
+	@test -z "$$(gofmt -l .)" || { gofmt -l . ; echo "not gofmt-ed"; exit 1; }
+	$(GO) vet ./...
+
+test: deps tools check build ## everything that CI runs
+	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test
+
+timing: deps tools build ## a push of 100 images: ext4, overlayfs, regfs
+	REGFS=$(CURDIR)/bin/regfs REGFS_TOOLS=$(TOOLS) $(GO) run ./test/timing
+
+clean:
+	rm -rf bin .cache

@@ -1,0 +1,173 @@
+package cas
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Adopt takes a file as the content of a blob, without copying it. The name is
+// a path relative to the store's directory, outside the blobs and tmp. Only a
+// regular file with no other name is taken, and no symlink on the way is
+// followed; anything else stays where it was.
+//
+// Adopt does not know who else has the file open. If somebody may be writing
+// to it, take a Clone.
+func (s *Store) Adopt(name string) (*Writer, error) {
+	w, err := s.adopt(name)
+	if err != nil {
+		return nil, failure("adopt", name, err)
+	}
+	return w, nil
+}
+
+func (s *Store) adopt(name string) (*Writer, error) {
+	if err := checkForeign(name); err != nil {
+		return nil, err
+	}
+	if err := s.checkAdoptable(name); err != nil {
+		return nil, err
+	}
+	if err := s.makeTempDir(); err != nil {
+		return nil, err
+	}
+	temp := newTempName()
+	if err := s.move(name, temp); err != nil {
+		return nil, err
+	}
+	w, err := s.take(temp)
+	if err != nil {
+		return nil, errors.Join(err, s.moveNew(temp, name))
+	}
+	return w, nil
+}
+
+// take makes a Writer of a file that has been moved to tmp. What it was has to
+// be looked at again: it may have been exchanged before the move. Nobody can
+// exchange it now.
+func (s *Store) take(temp string) (*Writer, error) {
+	if err := s.checkAdoptable(temp); err != nil {
+		return nil, err
+	}
+	file, err := s.openRegular(temp)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return &Writer{store: s, name: temp, file: file, origin: info}, nil
+}
+
+// checkAdoptable refuses what is no file, and a file that would keep another
+// path by which it can be written to.
+func (s *Store) checkAdoptable(name string) error {
+	stat, err := s.lstat(name)
+	if err != nil {
+		return err
+	}
+	if !isRegular(stat) {
+		return errNotRegular
+	}
+	if stat.Nlink != 1 {
+		return fmt.Errorf("file has %d names: %w", stat.Nlink, fs.ErrInvalid)
+	}
+	return nil
+}
+
+// Return gives an adopted file back, to where it came from or to another name,
+// as it was, and closes the Writer. If something has taken the name meanwhile,
+// it is [fs.ErrExist], and the Writer can be returned elsewhere. A file that
+// could not be synced is not given back: its content may be lost already, and
+// the next sync would not say so.
+func (w *Writer) Return(name string) error {
+	if err := w.giveBack(name); err != nil {
+		return failure("return", name, err)
+	}
+	return nil
+}
+
+func (w *Writer) giveBack(name string) error {
+	if err := w.usable(); err != nil {
+		return err
+	}
+	if err := checkForeign(name); err != nil {
+		return err
+	}
+	if w.origin == nil {
+		return fmt.Errorf("file was not adopted: %w", fs.ErrInvalid)
+	}
+	if err := w.unseal(); err != nil {
+		return err
+	}
+	if err := w.store.moveNew(w.name, name); err != nil {
+		return err
+	}
+	w.moved = true
+	return w.Close()
+}
+
+// unseal undoes seal, so that a user can go on with a file whose Commit has
+// failed half-way.
+func (w *Writer) unseal() error {
+	if !w.sealed {
+		return nil
+	}
+	if os.Geteuid() == 0 {
+		if err := w.file.Chown(owner(w.origin)); err != nil {
+			return err
+		}
+	}
+	return w.file.Chmod(w.origin.Mode()) // last, as chown clears some bits
+}
+
+// Clone returns a Writer with a copy of the content, which nobody else can be
+// writing to. Where the file system can share extents it costs no space. It is
+// a snapshot only there: else a write meanwhile may be in it or not, in part,
+// and Commit is what tells whether the copy is what it should be.
+func (w *Writer) Clone() (*Writer, error) {
+	clone, err := w.clone()
+	if err != nil {
+		return nil, failure("clone", w.name, err)
+	}
+	return clone, nil
+}
+
+func (w *Writer) clone() (*Writer, error) {
+	if err := w.usable(); err != nil {
+		return nil, err
+	}
+	// A second descriptor has a position of its own, at the beginning.
+	content, err := w.store.openRegular(w.name)
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	clone, err := w.store.NewWriter()
+	if err != nil {
+		return nil, err
+	}
+	if err := copyFile(clone.file, content); err != nil {
+		return nil, errors.Join(err, clone.Close())
+	}
+	return clone, nil
+}
+
+// copyFile copies by FICLONE, else by copy_file_range, which ReadFrom tries
+// before it reads and writes.
+func copyFile(to, from *os.File) error {
+	if unix.IoctlFileClone(int(to.Fd()), int(from.Fd())) == nil {
+		return nil
+	}
+	if _, err := to.ReadFrom(from); err != nil {
+		return err
+	}
+	_, err := to.Seek(0, io.SeekStart)
+	return err
+}

@@ -1,0 +1,355 @@
+package cas
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+var errFault = errors.New("fault put there by a test")
+
+// A fixture is a store of which the test knows the directory.
+type fixture struct {
+	*testing.T
+	*Store
+	dir string
+}
+
+func setup(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{T: t, dir: t.TempDir()}
+	f.reopen()
+	return f
+}
+
+// reopen opens the store anew, without closing it, as if the process before
+// had been killed.
+func (f *fixture) reopen() {
+	f.T.Helper()
+	s, err := Open(f.dir)
+	f.must(err)
+	f.Store = s
+	f.Cleanup(func() { s.Close() })
+}
+
+func (f *fixture) must(err error) {
+	f.T.Helper()
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fixture) path(name string) string { return filepath.Join(f.dir, name) }
+
+func (f *fixture) write(name, content string) {
+	f.T.Helper()
+	f.must(os.MkdirAll(filepath.Dir(f.path(name)), 0o755))
+	f.must(os.WriteFile(f.path(name), []byte(content), 0o640))
+}
+
+// plant makes a symlink.
+func (f *fixture) plant(target, name string) {
+	f.T.Helper()
+	f.must(os.MkdirAll(filepath.Dir(f.path(name)), 0o755))
+	f.must(os.Symlink(target, f.path(name)))
+}
+
+func (f *fixture) writer(content string) *Writer {
+	f.T.Helper()
+	w, err := f.NewWriter()
+	f.must(err)
+	f.Cleanup(func() { w.Close() })
+	_, err = w.File().WriteString(content)
+	f.must(err)
+	return w
+}
+
+func (f *fixture) put(content string) digest.Digest {
+	f.T.Helper()
+	d := digest.FromString(content)
+	_, err := f.writer(content).Commit(d)
+	f.must(err)
+	return d
+}
+
+func (f *fixture) checkFile(name, content string) {
+	f.T.Helper()
+	got, err := os.ReadFile(f.path(name))
+	if err != nil || string(got) != content {
+		f.Errorf("%s has content %q, %v, not %q", name, got, err, content)
+	}
+}
+
+func (f *fixture) checkGone(name string) {
+	f.T.Helper()
+	if _, err := os.Lstat(f.path(name)); !errors.Is(err, fs.ErrNotExist) {
+		f.Errorf("%s is there: %v", name, err)
+	}
+}
+
+// checkNoTemp checks that no writer has left anything.
+func (f *fixture) checkNoTemp() {
+	f.T.Helper()
+	names, err := f.tempNames()
+	f.must(err)
+	names = slices.DeleteFunc(names, func(name string) bool { return tempDir+"/"+name == unflushedMark })
+	if len(names) > 0 {
+		f.Errorf("left in tmp: %v", names)
+	}
+}
+
+func (f *fixture) inode(name string) uint64 {
+	f.T.Helper()
+	info, err := os.Lstat(f.path(name))
+	f.must(err)
+	return info.Sys().(*syscall.Stat_t).Ino
+}
+
+func TestOpenWritesNothing(t *testing.T) {
+	f := setup(t)
+	if _, err := f.Stat(digest.FromString("")); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	for range f.All() {
+		t.Error("an empty store has blobs")
+	}
+	entries, err := os.ReadDir(f.dir)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("after reading, the directory has %v, %v", entries, err)
+	}
+	if _, err := Open(f.path("absent")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open of an absent directory: %v", err)
+	}
+}
+
+func TestModes(t *testing.T) {
+	f := setup(t)
+	defer syscall.Umask(syscall.Umask(0o022))
+	w := f.writer("content")
+	check := func(name string, want fs.FileMode) {
+		t.Helper()
+		info, err := os.Lstat(f.path(name))
+		if err != nil || info.Mode() != want {
+			t.Errorf("%s has mode %v, %v, not %v", name, info.Mode(), err, want)
+		}
+	}
+	check(w.name, 0o600)
+	check("tmp", fs.ModeDir|0o755)
+	name := blobPath(f.put("content"))
+	check(name, 0o444)
+	for name != blobsDir {
+		name = filepath.Dir(name)
+		check(name, fs.ModeDir|0o755)
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	f := setup(t)
+	d := digest.FromString("absent")
+	_, err := f.Stat(d)
+	if want := "stat blob " + d.String() + ": no such file or directory"; err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+	_, err = f.writer("present").Commit(d)
+	want := "commit blob " + d.String() + ": content has digest " + digest.FromString("present").String() + ", not " + d.String()
+	if err.Error() != want {
+		t.Errorf("got %q, want %q", err, want)
+	}
+}
+
+// What stands in a blob's place and is none is neither read nor replaced, and
+// never looks absent.
+func TestPlantedAtBlobPath(t *testing.T) {
+	d := digest.FromString("content")
+	name := blobPath(d)
+	for kind, plant := range map[string]func(*fixture){
+		"Symlink": func(f *fixture) {
+			f.write("releases/r/files/evil", "content")
+			f.plant("../../../../../../../releases/r/files/evil", name)
+		},
+		"DanglingSymlink": func(f *fixture) { f.plant("nowhere", name) },
+		"EscapingSymlink": func(f *fixture) { f.plant("/etc/passwd", name) },
+		"Directory":       func(f *fixture) { f.must(os.MkdirAll(f.path(name), 0o755)) },
+		"FIFO": func(f *fixture) {
+			f.must(os.MkdirAll(f.path(filepath.Dir(name)), 0o755))
+			f.must(syscall.Mkfifo(f.path(name), 0o644))
+		},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			f := setup(t)
+			plant(f)
+			before := f.inode(name)
+			if _, err := f.Stat(d); err == nil || errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Stat: %v", err)
+			}
+			if _, err := f.Open(d); err == nil || errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Open: %v", err)
+			}
+			w := f.writer("content")
+			if _, err := w.Commit(d); err == nil {
+				t.Error("Commit succeeds")
+			}
+			for info := range f.All() {
+				t.Errorf("All yields %v", info)
+			}
+			f.must(w.Close())
+			f.checkNoTemp()
+			if f.inode(name) != before {
+				t.Error("Commit replaced it")
+			}
+		})
+	}
+}
+
+func TestOpenFollowsNoSymlinkOnTheWay(t *testing.T) {
+	f := setup(t)
+	d := f.put("content")
+	dir := filepath.Dir(blobPath(d))
+	f.must(os.Rename(f.path(dir), f.path("elsewhere")))
+	f.plant("../../../../../../elsewhere", dir)
+	if _, err := f.Open(d); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Open through a symlink: %v", err)
+	}
+}
+
+// Without openat2 the same directories are opened, and refused.
+func TestWalkDir(t *testing.T) {
+	f := setup(t)
+	f.write("real/dir/file", "content")
+	f.plant("real", "link")
+	f.plant("/etc", "etc")
+	f.plant("..", "real/up")
+	for _, name := range []string{".", "real", "real/dir", "link", "link/dir", "real/up", "etc", "absent", "real/dir/file"} {
+		fd, err := f.openDir(name)
+		syscall.Close(fd)
+		walked, walkErr := f.walkDir(name)
+		syscall.Close(walked)
+		if (err == nil) != (walkErr == nil) || errors.Is(err, fs.ErrNotExist) != errors.Is(walkErr, fs.ErrNotExist) {
+			t.Errorf("openDir %s: %v; walkDir: %v", name, err, walkErr)
+		}
+		if want := name == "." || name == "real" || name == "real/dir"; (err == nil) != want {
+			t.Errorf("openDir %s: %v", name, err)
+		}
+	}
+}
+
+func TestAllSkipsStrangers(t *testing.T) {
+	f := setup(t)
+	d := f.put("content")
+	hex := d.Encoded()
+	inPlace, err := filepath.Rel(blobsDir, blobPath(d))
+	f.must(err)
+	for _, name := range []string{
+		"README", "md5/aa/aaaa/data", "sha256/README", "sha256/zz/" + hex + "/data", "sha256/ab/short/data",
+		"sha256/" + strings.ToUpper(hex[:2]) + "x/" + hex + "/data", filepath.Dir(inPlace) + "/data.1234.tmp",
+		filepath.Dir(filepath.Dir(inPlace)) + "/file", "sha256/aa/" + strings.Repeat("a", 64) + "/other",
+	} {
+		f.write(blobsDir+"/"+name, "stranger")
+	}
+	f.plant("sha256", blobsDir+"/sha512")
+	n := 0
+	for info, err := range f.All() {
+		if err != nil || info.Digest != d {
+			t.Errorf("All yields %v, %v", info, err)
+		}
+		n++
+	}
+	if n != 1 {
+		t.Errorf("All yields %d blobs, not 1", n)
+	}
+}
+
+func TestAllTellsWhatItCannotRead(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root can read everything")
+	}
+	f := setup(t)
+	d := f.put("content")
+	dir := f.path(filepath.Dir(filepath.Dir(blobPath(d))))
+	f.must(os.Chmod(dir, 0))
+	defer os.Chmod(dir, 0o755)
+	var errs []error
+	for _, err := range f.All() {
+		errs = append(errs, err)
+	}
+	if len(errs) != 1 || !errors.Is(errs[0], fs.ErrPermission) {
+		t.Errorf("All yields %v", errs)
+	}
+}
+
+// A second process may read while the first one writes; closing it must not
+// take away the first one's mark.
+func TestReaderBesideWriter(t *testing.T) {
+	f := setup(t)
+	d := f.put("content")
+	reader, err := Open(f.dir)
+	f.must(err)
+	if _, err := reader.Stat(d); err != nil {
+		t.Error(err)
+	}
+	f.must(reader.Close())
+	f.checkFile(unflushedMark, "")
+}
+
+func TestDiscardTemp(t *testing.T) {
+	f := setup(t)
+	f.must(f.DiscardTemp())
+	f.write("tmp/file", "left")
+	f.write("tmp/dir/file", "left")
+	f.write("releases/r/files/kept", "kept")
+	f.plant("../releases/r/files", "tmp/link")
+	f.plant("/etc/passwd", "tmp/escape")
+	f.must(f.DiscardTemp())
+	if names, err := f.tempNames(); err != nil || len(names) > 0 {
+		t.Errorf("left in tmp: %v, %v", names, err)
+	}
+	f.checkFile("releases/r/files/kept", "kept")
+}
+
+// A process that was killed between Commit and Flush leaves blobs that a
+// lookup of the next one finds. They must not be lost after its first Flush.
+func TestKilledBeforeFlush(t *testing.T) {
+	f := setup(t)
+	syncs := 0
+	restart := func() {
+		f.reopen()
+		f.disk.syncAll = func() error { syncs++; return nil }
+		f.must(f.DiscardTemp())
+	}
+	f.put("content")
+	restart()
+	if syncs != 1 {
+		t.Errorf("after a kill, the file system is synced %d times, not once", syncs)
+	}
+	f.put("content")
+	f.must(f.Flush())
+	f.must(f.Close())
+	restart()
+	if syncs != 1 {
+		t.Error("the file system is synced though the store was closed well")
+	}
+	f.put("more content")
+	f.must(f.Close())
+	restart()
+	if syncs != 2 {
+		t.Error("the file system is not synced though the store was closed unflushed")
+	}
+}
+
+func TestDiscardTempStartsOverAfterFault(t *testing.T) {
+	f := setup(t)
+	f.put("content")
+	f.reopen()
+	f.disk.syncAll = func() error { return errFault }
+	if err := f.DiscardTemp(); !errors.Is(err, errFault) {
+		t.Errorf("DiscardTemp: %v", err)
+	}
+	f.checkFile(unflushedMark, "")
+}

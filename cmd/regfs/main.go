@@ -1,0 +1,66 @@
+// Command regfs presents container registry storage from one store of blobs
+// shared by all releases. See the README, or "regfs help".
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/control"
+	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/store"
+)
+
+// The exit codes: docs/operations.md.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitDamage      = 3
+	exitNoStore     = 10
+	exitLocked      = 11
+	exitInterrupted = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	err := newRoot().ExecuteContext(ctx)
+	if err == nil {
+		return
+	}
+	code := exitCode(ctx, err)
+	if exit := new(exec.ExitError); !errors.As(err, &exit) { // a server that we started has spoken already
+		fmt.Fprintln(os.Stderr, "regfs:", err)
+	}
+	os.Exit(code)
+}
+
+// exitCode is the only place where an error becomes an exit code.
+func exitCode(ctx context.Context, err error) int {
+	var exit *exec.ExitError
+	var corrupt *cas.CorruptError
+	var missing *export.MissingError
+	var damaged *export.DamagedError
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		return exit.ExitCode()
+	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName):
+		return exitUsage
+	case errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged):
+		return exitDamage
+	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):
+		return exitNoStore
+	case errors.Is(err, store.ErrLocked):
+		return exitLocked
+	}
+	return exitFailed
+}

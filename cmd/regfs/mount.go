@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/regfs/regfs/control"
+	"github.com/regfs/regfs/fusefs"
+	"github.com/regfs/regfs/store"
+	"github.com/regfs/regfs/tree"
+)
+
+// mountFlags are the flags of mount in the form in which users give them.
+type mountFlags struct {
+	reuse, fileMode, dirMode          string
+	uid, gid                          uint32
+	allowOther, noPassthrough, detach bool
+}
+
+func (f *mountFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.reuse, "reuse", string(tree.ReuseStore), "where blobs of other releases are found: store, repository or none")
+	flags.Uint32Var(&f.uid, "uid", uint32(os.Geteuid()), "owner of the registry's files")
+	flags.Uint32Var(&f.gid, "gid", uint32(os.Getegid()), "group of the registry's files")
+	flags.StringVar(&f.fileMode, "file-mode", "0644", "mode of the registry's files, octal")
+	flags.StringVar(&f.dirMode, "dir-mode", "0755", "mode of the registry's directories, octal")
+	flags.BoolVar(&f.allowOther, "allow-other", os.Geteuid() == 0, "let other users in; needs root, or user_allow_other in /etc/fuse.conf")
+	flags.BoolVar(&f.noPassthrough, "no-passthrough", false, "let all reads and writes go through the server")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "return as soon as the release is mounted; the mount stays until umount")
+}
+
+func (f *mountFlags) request(release, mountpoint string) (control.MountRequest, error) {
+	fileMode, err1 := octal("--file-mode", f.fileMode)
+	dirMode, err2 := octal("--dir-mode", f.dirMode)
+	if err := errors.Join(err1, err2); err != nil {
+		return control.MountRequest{}, err
+	}
+	switch tree.Reuse(f.reuse) {
+	case tree.ReuseStore, tree.ReuseRepository, tree.ReuseNone:
+	default:
+		return control.MountRequest{}, fmt.Errorf("--reuse %q: use store, repository or none: %w", f.reuse, errUsage{})
+	}
+	return control.MountRequest{
+		Release: release, Mountpoint: mountpoint, Reuse: tree.Reuse(f.reuse),
+		UID: f.uid, GID: f.gid, FileMode: fileMode, DirMode: dirMode,
+		AllowOther: f.allowOther, NoPassthrough: f.noPassthrough, Detach: f.detach,
+	}, nil
+}
+
+func octal(name, s string) (uint32, error) {
+	mode, err := strconv.ParseUint(s, 8, 32)
+	if err != nil || mode > 0o777 {
+		return 0, fmt.Errorf("%s %q: give permission bits in octal, such as 0644: %w", name, s, errUsage{})
+	}
+	return uint32(mode), nil
+}
+
+func (c *command) mountCmd() *cobra.Command {
+	var flags mountFlags
+	cmd := &cobra.Command{
+		Use:   "mount RELEASE DIR",
+		Short: "Mount a release as a registry's storage directory",
+		Long: `Mount presents a release at an empty directory, for a registry whose storage
+directory ("rootdirectory") that is. It stays in the foreground until the mount
+is gone: by "regfs umount", by umount(8), or by SIGINT or SIGTERM to this
+command. With --detach it returns once the release is mounted.
+
+Several releases of one store can be mounted at once. They are served by one
+process, which the first mount starts ("regfs serve") and which leaves with the
+last one.
+
+--reuse says which blobs of other releases a registry finds here:
+  store       every blob, in every repository: nothing is ever uploaded twice
+  repository  a blob that some release has had in the same repository
+  none        none; the registry sees this release only`,
+		Example: `  regfs mount v1.0 /var/lib/registry --detach
+  regfs mount v1.1 /mnt/next --reuse repository --uid 1000 --gid 1000`,
+		Args: exactly("RELEASE", "DIR"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			mountpoint, err := resolve(args[1])
+			if err != nil {
+				return err
+			}
+			req, err := flags.request(args[0], mountpoint)
+			if err != nil {
+				return err
+			}
+			if err := store.Check(c.dir); err != nil {
+				return err
+			}
+			return again(c.startServer, func(client *control.Client) error { return c.mount(cmd.Context(), client, req) })
+		},
+	}
+	flags.add(cmd.Flags())
+	return cmd
+}
+
+func (c *command) startServer() (*control.Client, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	argv := []string{self, "--store", c.dir, "serve", "--idle-exit"}
+	if c.verbose {
+		argv = append(argv, "--verbose")
+	}
+	return control.DialOrStart(c.dir, argv)
+}
+
+// mount stands for a mount until it is gone. A signal unmounts; it does not
+// just drop the connection, so that this command ends after the mount.
+func (c *command) mount(ctx context.Context, client *control.Client, req control.MountRequest) error {
+	m, stay, err := client.Mount(context.WithoutCancel(ctx), req)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, describe(m))
+	if req.Detach {
+		return stay.Wait()
+	}
+	stop := context.AfterFunc(ctx, func() {
+		if err := client.Unmount(context.WithoutCancel(ctx), m.Mountpoint, true); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			fmt.Fprintln(os.Stderr, "regfs:", err)
+		}
+	})
+	defer stop()
+	if err := stay.Wait(); err != nil {
+		clear(m.Mountpoint)
+		return fmt.Errorf("mount %s: %w", m.Release, err)
+	}
+	control.AwaitExit(c.dir, m.PID)
+	return nil
+}
+
+// clear takes away what a dead server has left.
+func clear(mountpoint string) {
+	if at, ok, err := fusefs.Find(mountpoint); err == nil && ok && at.Dead() {
+		at.Clear()
+	}
+}
+
+func describe(m control.Mount) string {
+	how := "reads and writes pass through to the store"
+	if !m.Passthrough {
+		how = "no passthrough: " + m.Reason
+	}
+	return fmt.Sprintf("%s is mounted at %s (%s)", m.Release, m.Mountpoint, how)
+}

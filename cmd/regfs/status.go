@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/regfs/regfs/control"
+)
+
+func (c *command) statusCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:     "status",
+		Short:   "Show the store, its server and its mounts",
+		Example: `  regfs status --json`,
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.with(cmd.Context(), func(client *control.Client) error {
+				s, err := client.Status(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return printJSON(cmd.OutOrStdout(), s)
+				}
+				return printStatus(cmd.OutOrStdout(), s)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, s control.Status) error {
+	server := "none runs"
+	if s.Server != 0 {
+		server = fmt.Sprintf("process %d", s.Server)
+	}
+	fmt.Fprintf(w, "store:     %s (format %d)\n", s.Store, s.Format)
+	fmt.Fprintf(w, "disk:      %s free of %s\n", humanize.Bytes(s.DiskFree), humanize.Bytes(s.DiskSize))
+	fmt.Fprintf(w, "server:    %s\n", server)
+	fmt.Fprintf(w, "releases:  %d, %d mounted\n", s.Releases, len(s.Mounts))
+	if len(s.Mounts) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "RELEASE\tMOUNTED AT\tREUSE\tSINCE\tPASSTHROUGH")
+	for _, m := range s.Mounts {
+		passthrough := "yes"
+		if !m.Passthrough {
+			passthrough = "no: " + m.Reason
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", m.Release, m.Mountpoint, m.Reuse, m.Since.Local().Format(time.DateTime), passthrough)
+	}
+	return t.Flush()
+}

@@ -1,0 +1,120 @@
+// Package control is the one process that owns an open store, and the socket
+// by which commands reach it.
+//
+// A [Server] has the store open, serves its mounts, and answers requests: HTTP
+// with JSON over a Unix socket in the store's directory. A [Client] sends
+// them. Where no server runs, [Dial] opens the store in the caller's own
+// process and sends the requests to itself, so that a command works in one way
+// only.
+//
+// Only the owner of the server's process, and root, may use the socket: its
+// mode says so, and the server asks the kernel who calls.
+package control
+
+import (
+	"errors"
+	"io/fs"
+	"syscall"
+	"time"
+
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/tree"
+)
+
+// Release is one release, as GET /v1/releases lists it.
+type Release struct {
+	Name       string    `json:"name"`
+	Created    time.Time `json:"created"`
+	Mountpoint string    `json:"mountpoint,omitempty"`
+}
+
+// MountRequest asks for a mount: POST /v1/mounts. The answer is a [Mount], and
+// then nothing until the mount has ended and the server has let go of it; with
+// the connection's end, the mount ends.
+type MountRequest struct {
+	Release       string     `json:"release"`
+	Mountpoint    string     `json:"mountpoint"` // absolute and clean
+	Namespace     string     `json:"namespace"`  // the caller's mount namespace
+	Reuse         tree.Reuse `json:"reuse"`
+	UID           uint32     `json:"uid"`
+	GID           uint32     `json:"gid"`
+	FileMode      uint32     `json:"file_mode"`
+	DirMode       uint32     `json:"dir_mode"`
+	AllowOther    bool       `json:"allow_other"`
+	NoPassthrough bool       `json:"no_passthrough"`
+	Detach        bool       `json:"detach"` // the mount outlives the connection
+}
+
+// Mount is one release that is mounted.
+type Mount struct {
+	Release    string     `json:"release"`
+	Mountpoint string     `json:"mountpoint"`
+	Reuse      tree.Reuse `json:"reuse"`
+	Since      time.Time  `json:"since"`
+	// Passthrough says whether reads and writes go to the store's files
+	// without a way through the server, and Reason why not.
+	Passthrough bool   `json:"passthrough"`
+	Reason      string `json:"passthrough_reason,omitempty"`
+	PID         int    `json:"pid"` // the server's
+}
+
+// Status is what GET /v1/status tells.
+type Status struct {
+	Store    string  `json:"store"`
+	Format   int     `json:"format"`
+	Server   int     `json:"server_pid"` // 0 if the command has the store open itself
+	Releases int     `json:"releases"`
+	Mounts   []Mount `json:"mounts"`
+	// Bytes of the disk that the store lies on.
+	DiskSize uint64 `json:"disk_size"`
+	DiskFree uint64 `json:"disk_free"`
+}
+
+// unmountRequest is the body of POST /v1/umount.
+type unmountRequest struct {
+	Mountpoint string `json:"mountpoint"`
+	Force      bool   `json:"force"`
+}
+
+// createRequest is the body of POST /v1/releases.
+type createRequest struct {
+	Name string `json:"name"`
+}
+
+// An Error is an error that has come over the socket. It is the kind of error
+// that it was on the other side, see errors.Is.
+type Error struct {
+	Message string `json:"error"`
+	Kind    string `json:"kind,omitempty"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+func (e *Error) Unwrap() error { return kinds[e.Kind] }
+
+// The kinds of error that are this package's own.
+var (
+	// ErrUsage is an error in what was asked for.
+	ErrUsage = errors.New("usage")
+	// ErrLeaving: the server is about to exit. Dial again.
+	ErrLeaving = errors.New("the server is leaving")
+)
+
+// kinds are the errors that keep their kind on the way over the socket.
+var kinds = map[string]error{
+	"not-exist": fs.ErrNotExist,
+	"exist":     fs.ErrExist,
+	"busy":      syscall.EBUSY,
+	"usage":     ErrUsage,
+	"leaving":   ErrLeaving,
+	"name":      index.ErrName,
+}
+
+func newError(err error) *Error {
+	for name, kind := range kinds {
+		if errors.Is(err, kind) {
+			return &Error{Message: err.Error(), Kind: name}
+		}
+	}
+	return &Error{Message: err.Error()}
+}

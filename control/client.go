@@ -1,0 +1,205 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/store"
+)
+
+// patience is how long a command waits for another one to let go of the store:
+// without a server, each has it open for a moment.
+const patience = 5 * time.Second
+
+// A Client speaks for one command.
+type Client struct {
+	http  http.Client
+	close func() error
+}
+
+// Dial reaches the server of a store, or, if none runs, opens the store in
+// this process. The caller closes the client.
+func Dial(dir string, log *slog.Logger) (*Client, error) {
+	if err := store.Check(dir); err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if c := dialServer(dir); c != nil {
+			return c, nil
+		}
+		s, err := store.Open(dir, log)
+		if err == nil {
+			return serveSelf(s, log), nil
+		}
+		if !errors.Is(err, store.ErrLocked) || time.Now().After(deadline) {
+			return nil, err
+		}
+	}
+}
+
+// dialServer returns nil if no server answers.
+func dialServer(dir string) *Client {
+	dial := func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
+		err = withSocket(dir, func(addr string) error {
+			conn, err = new(net.Dialer).DialContext(ctx, "unix", addr)
+			return err
+		})
+		return conn, err
+	}
+	conn, err := dial(context.Background(), "", "")
+	if err != nil {
+		return nil
+	}
+	conn.Close()
+	return newClient(dial, func() error { return nil })
+}
+
+// serveSelf is a client and its server in one process.
+func serveSelf(s *store.Store, log *slog.Logger) *Client {
+	l := newPipeListener()
+	server := &http.Server{Handler: NewServer(s, log).handler()}
+	go server.Serve(l)
+	return newClient(l.dial, func() error { return errors.Join(server.Close(), s.Close()) })
+}
+
+func newClient(dial func(ctx context.Context, network, addr string) (net.Conn, error), close func() error) *Client {
+	return &Client{
+		http:  http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+		close: close,
+	}
+}
+
+// Close gives up the server, or the store if there is none.
+func (c *Client) Close() error { return c.close() }
+
+// Status tells the state of the store and of its mounts.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+// Releases lists all releases, the oldest first.
+func (c *Client) Releases(ctx context.Context) ([]Release, error) {
+	var all []Release
+	return all, c.call(ctx, http.MethodGet, "/v1/releases", nil, &all)
+}
+
+// CreateRelease makes an empty release.
+func (c *Client) CreateRelease(ctx context.Context, name string) error {
+	return c.call(ctx, http.MethodPost, "/v1/releases", createRequest{name}, nil)
+}
+
+// Images lists the images of a release.
+func (c *Client) Images(ctx context.Context, release string) ([]export.Image, error) {
+	var all []export.Image
+	return all, c.call(ctx, http.MethodGet, "/v1/releases/"+url.PathEscape(release)+"/images", nil, &all)
+}
+
+// Inventory lists what an export of a release consists of.
+func (c *Client) Inventory(ctx context.Context, release string) (*export.Inventory, error) {
+	inv := new(export.Inventory)
+	return inv, c.call(ctx, http.MethodGet, "/v1/releases/"+url.PathEscape(release)+"/inventory", nil, inv)
+}
+
+// Unmount ends a mount. Without force, one that is in use stays: EBUSY.
+func (c *Client) Unmount(ctx context.Context, mountpoint string, force bool) error {
+	return c.call(ctx, http.MethodPost, "/v1/umount", unmountRequest{mountpoint, force}, nil)
+}
+
+// Mount asks for a mount. Wait on what comes back returns when the mount is
+// gone. When the context ends, or this process does, the mount ends.
+func (c *Client) Mount(ctx context.Context, req MountRequest) (Mount, *Stay, error) {
+	var m Mount
+	req.Namespace, _ = mountNamespace()
+	body, err := c.send(ctx, http.MethodPost, "/v1/mounts", req)
+	if err != nil {
+		return m, nil, err
+	}
+	if err := json.NewDecoder(body).Decode(&m); err != nil {
+		body.Close()
+		return m, nil, fmt.Errorf("mount %s: the server has gone: %w", req.Mountpoint, err)
+	}
+	return m, &Stay{body}, nil
+}
+
+// A Stay is a mount that lasts.
+type Stay struct{ body io.ReadCloser }
+
+// Wait returns when the mount is gone and the server has done with it; an
+// error if it was the server that went.
+func (s *Stay) Wait() error {
+	defer s.body.Close()
+	if _, err := io.Copy(io.Discard, s.body); err != nil {
+		return fmt.Errorf("the server has gone: %w", err)
+	}
+	return nil
+}
+
+// AwaitExit waits until a server that is leaving has left, and gives up after
+// a while.
+func AwaitExit(dir string, pid int) {
+	for range 100 {
+		if dialServer(dir) != nil || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	body, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("answer of the server: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) send(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
+	data, err := json.Marshal(in)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://regfs"+path, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(req)
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		err = ErrLeaving // it closed the connection without a word
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the server: %w", err)
+	}
+	if resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		e := new(Error)
+		if err := json.NewDecoder(resp.Body).Decode(e); err != nil {
+			return nil, fmt.Errorf("answer of the server: %s", resp.Status)
+		}
+		return nil, e
+	}
+	return resp.Body, nil
+}
+
+// mountNamespace names the mount namespace of this process. A mount is seen
+// in the namespace of the server that makes it.
+func mountNamespace() (string, error) { return os.Readlink("/proc/self/ns/mnt") }

@@ -1,0 +1,227 @@
+package control
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+
+	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/store"
+)
+
+// A Server answers for one open store.
+type Server struct {
+	store *store.Store
+	log   *slog.Logger
+	pid   int // 0 if it serves only its own process
+
+	// using is held for reading by each request that uses the store, and for
+	// writing from when the server gives it up.
+	using sync.RWMutex
+
+	mu       sync.Mutex // guards what follows; not held while anything is mounted or unmounted
+	mounts   map[string]*mounted
+	idleExit bool // leave when the last mount has ended
+	closing  bool // no new mount is taken
+
+	leaving chan struct{} // closed when closing is set
+	left    chan struct{} // closed when the store is given up
+}
+
+// NewServer returns a server for an open store.
+func NewServer(s *store.Store, log *slog.Logger) *Server {
+	return &Server{
+		store: s, log: log,
+		mounts:  make(map[string]*mounted),
+		leaving: make(chan struct{}),
+		left:    make(chan struct{}),
+	}
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /v1/status", s.answer(s.status))
+	mux.Handle("GET /v1/releases", s.answer(s.releases))
+	mux.Handle("POST /v1/releases", s.answer(s.create))
+	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
+	mux.Handle("GET /v1/releases/{name}/inventory", s.answer(s.inventory))
+	mux.Handle("POST /v1/umount", s.answer(s.unmount))
+	mux.HandleFunc("POST /v1/mounts", s.mount)
+	return mux
+}
+
+// answer turns what a request gives into JSON.
+func (s *Server) answer(f func(*http.Request) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.using.TryRLock() {
+			s.fail(w, ErrLeaving)
+			return
+		}
+		defer s.using.RUnlock()
+		out, err := f(r)
+		if err != nil {
+			s.fail(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(out); err != nil {
+			s.log.Debug("answer not sent", "path", r.URL.Path, "err", err)
+		}
+	})
+}
+
+func (s *Server) fail(w http.ResponseWriter, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusBadRequest)
+	json.NewEncoder(w).Encode(newError(err))
+}
+
+// maxRequest bounds what is read of a request: a few paths and flags.
+const maxRequest = 64 << 10
+
+func decode(r *http.Request, into any) error {
+	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxRequest))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return fmt.Errorf("request: %w: %w", err, ErrUsage)
+	}
+	return nil
+}
+
+func (s *Server) status(*http.Request) (any, error) {
+	all, err := s.store.Index.Releases()
+	if err != nil {
+		return nil, err
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(s.store.Dir, &disk); err != nil {
+		return nil, err
+	}
+	return Status{
+		Store: s.store.Dir, Format: store.Format, Server: s.pid,
+		Releases: len(all), Mounts: s.mounted(),
+		DiskSize: disk.Blocks * uint64(disk.Bsize), DiskFree: disk.Bavail * uint64(disk.Bsize),
+	}, nil
+}
+
+func (s *Server) releases(*http.Request) (any, error) {
+	all, err := s.store.Index.Releases()
+	if err != nil {
+		return nil, err
+	}
+	at := make(map[string]string)
+	for _, m := range s.mounted() {
+		at[m.Release] = m.Mountpoint
+	}
+	out := make([]Release, len(all))
+	for i, r := range all {
+		out[i] = Release{Name: r.Name, Created: r.Created, Mountpoint: at[r.Name]}
+	}
+	return out, nil
+}
+
+func (s *Server) create(r *http.Request) (any, error) {
+	var req createRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	return struct{}{}, s.store.Index.Create(req.Name)
+}
+
+func (s *Server) images(r *http.Request) (any, error) {
+	return withRelease(s, r, func(release *index.Release) ([]export.Image, error) {
+		return export.Images(release, s.store.Blobs)
+	})
+}
+
+func (s *Server) inventory(r *http.Request) (any, error) {
+	return withRelease(s, r, func(release *index.Release) (*export.Inventory, error) {
+		return export.Take(release, s.store.Blobs)
+	})
+}
+
+func withRelease[T any](s *Server, r *http.Request, f func(*index.Release) (T, error)) (any, error) {
+	release, err := s.store.Index.Open(r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	defer release.Close()
+	return f(release)
+}
+
+func (s *Server) unmount(r *http.Request) (any, error) {
+	var req unmountRequest
+	if err := decode(r, &req); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	m, ok := s.mounts[req.Mountpoint]
+	s.mu.Unlock()
+	if !ok {
+		return nil, fmt.Errorf("umount %s: no release of this store is mounted there: %w", req.Mountpoint, os.ErrNotExist)
+	}
+	if err := m.end(req.Force); err != nil {
+		return nil, err
+	}
+	<-m.done
+	return struct{}{}, nil
+}
+
+// mount answers with the mount, then stays until the mount has ended, or ends
+// it when the caller has gone. When the server leaves with it, the caller
+// hears of the end only after the store is given up.
+func (s *Server) mount(w http.ResponseWriter, r *http.Request) {
+	var req MountRequest
+	err := decode(r, &req)
+	if err == nil {
+		err = s.checkMount(req)
+	}
+	var m *mounted
+	if err == nil {
+		m, err = s.add(req)
+	}
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	json.NewEncoder(w).Encode(m.Mount)
+	if req.Detach {
+		return
+	}
+	http.NewResponseController(w).Flush()
+	select {
+	case <-m.done:
+	case <-r.Context().Done():
+		s.log.Info("command is gone, unmounting", "release", req.Release, "mountpoint", req.Mountpoint)
+		if err := m.end(true); err != nil {
+			s.log.Error("unmount", "err", err)
+		}
+		<-m.done
+	}
+	select {
+	case <-s.leaving:
+		<-s.left
+	default:
+	}
+}
+
+func (s *Server) checkMount(req MountRequest) error {
+	ours, err := mountNamespace()
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.pid == 0:
+		return errors.New("mount: no server runs")
+	case req.Namespace != ours:
+		return fmt.Errorf("mount %s: the server (process %d) runs in another mount namespace, where you would not see the mount; "+
+			"stop it, or start \"regfs serve\" here: %w", req.Mountpoint, s.pid, ErrUsage)
+	}
+	return nil
+}

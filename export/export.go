@@ -1,0 +1,95 @@
+// Package export makes of a release what leaves the house: the tar of a
+// registry's storage directory, which holds that release and nothing else.
+//
+// It takes two steps, since two processes take them. Whoever has the index
+// open calls [Take] and gets an [Inventory], plain data that goes through a
+// socket as JSON. Whoever wants the tar calls [Inventory.WriteTar], which reads
+// the blobs from the store's directory; so their bytes pass one process only.
+//
+// Promised: the tar of a release has the same bytes each time, in whichever
+// order and store it was built; it is complete, or there is an error that says
+// what is wrong with which image; and [Inventory.Size] is its size to the byte.
+//
+// Not promised: an inventory is no snapshot. What is pushed while it is taken
+// may be in it or not, but an image that is in it is whole. Whether an optional
+// blob is in it (a foreign layer, an index's child) is for the store to say:
+// what is there is taken along. And without [Options.Verify] rot in a blob goes
+// unnoticed, unless its size tells.
+package export
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// An Inventory lists all files of a release's tar. Its JSON form is what two
+// processes of the same regfs exchange, and is stored nowhere.
+type Inventory struct {
+	Release string `json:"release"`
+
+	// Files are sorted by path, so the blobs come before the repositories.
+	Files []File `json:"files"`
+
+	// Images are the names of all images, sorted: library/nginx:1.24, or
+	// library/nginx@sha256:... where a manifest has no tag.
+	Images []string `json:"images"`
+
+	// Notes say what was left out though somebody might look for it.
+	Notes []string `json:"notes,omitempty"`
+
+	// What keeps the release from being exported: see [Inventory.Err].
+	Missing []Missing `json:"missing,omitempty"`
+	Damaged []Damage  `json:"damaged,omitempty"`
+}
+
+// A File is a blob or a link.
+type File struct {
+	Path string `json:"path"` // in the tar: docker/registry/v2/...
+	Size int64  `json:"size"`
+
+	// One of the two: the content's digest, or the digest that is the content.
+	Blob digest.Digest `json:"blob,omitempty"`
+	Link digest.Digest `json:"link,omitempty"`
+
+	// NeededBy says which images need a blob, as positions in the inventory's
+	// Images: a base layer has hundreds, whose names would be most of the JSON.
+	NeededBy []int `json:"needed_by,omitempty"`
+}
+
+// Err says why the release cannot be exported: a [*MissingError], a
+// [*DamagedError], or both joined. It is nil if all is well.
+func (inv *Inventory) Err() error {
+	var errs []error
+	if len(inv.Missing) > 0 {
+		errs = append(errs, &MissingError{inv.Release, inv.Missing})
+	}
+	if len(inv.Damaged) > 0 {
+		errs = append(errs, &DamagedError{inv.Release, inv.Damaged})
+	}
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	return errors.Join(errs...)
+}
+
+// imagesOf names the images that need a blob.
+func (inv *Inventory) imagesOf(f File) []string {
+	var images []string
+	for _, i := range f.NeededBy {
+		if i >= 0 && i < len(inv.Images) { // it came through a socket
+			images = append(images, inv.Images[i])
+		}
+	}
+	return images
+}
+
+// cause strips what an os error says of operation and path: the errors here
+// name their object themselves.
+func cause(err error) error {
+	if inner, ok := err.(*fs.PathError); ok {
+		return inner.Err
+	}
+	return err
+}

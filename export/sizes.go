@@ -1,0 +1,44 @@
+package export
+
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/cas"
+)
+
+// sizes asks the store for each blob once: a base layer is needed by hundreds
+// of manifests.
+type sizes struct {
+	blobs *cas.Store
+	known map[digest.Digest]int64
+}
+
+// absent stands for the size of a blob that is not there.
+const absent = -1
+
+func newSizes(blobs *cas.Store) sizes {
+	return sizes{blobs, make(map[digest.Digest]int64)}
+}
+
+// of returns a blob's size, and whether it is there.
+func (s sizes) of(d digest.Digest) (size int64, there bool, err error) {
+	size, ok := s.known[d]
+	if !ok {
+		if size, err = s.look(d); err != nil {
+			return 0, false, err
+		}
+		s.known[d] = size
+	}
+	return size, size != absent, nil
+}
+
+func (s sizes) look(d digest.Digest) (int64, error) {
+	info, err := s.blobs.Stat(d)
+	if errors.Is(err, fs.ErrNotExist) {
+		return absent, nil
+	}
+	return info.Size, err
+}

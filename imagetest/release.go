@@ -1,0 +1,34 @@
+package imagetest
+
+import (
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// An Image is one entry of a release's list.
+type Image struct {
+	Repository string
+	Tag        string
+	Digest     digest.Digest // of the manifest or index that the tag names
+	MediaType  string        // of the same
+}
+
+// Ref returns the image's name, which is its name in the layout too.
+func (i Image) Ref() string { return i.Repository + ":" + i.Tag }
+
+// SkopeoReads says whether skopeo finds the image in the layout: Debian 12's
+// looks for OCI manifests only. [Push] takes any.
+func (i Image) SkopeoReads() bool {
+	return i.MediaType != dockerManifest && i.MediaType != dockerManifestList
+}
+
+// A Release is a list of images and the layout that holds them.
+type Release struct {
+	Name   string // v1.0, v1.1, ...
+	Dir    string // an OCI image layout: oci-layout, index.json, blobs
+	Images []Image
+}
+
+// releaseName returns the name of the n-th release, counted from 0.
+func releaseName(n int) string { return fmt.Sprintf("v1.%d", n) }
