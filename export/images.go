@@ -23,7 +23,7 @@ type Image struct {
 	Tag        string        `json:"tag"` // empty if it can be pulled by digest only
 	Digest     digest.Digest `json:"digest"`
 	MediaType  string        `json:"media_type"` // of the manifest; empty if it is not in the store
-	Size       int64         `json:"size"`       // bytes of all it needs, each blob once, itself included, as far as the store has them
+	Size       int64         `json:"size"`       // bytes of itself and all it needs that is in the store, each blob once
 	Layers     int           `json:"layers"`     // different ones, of all platforms
 	Platforms  []string      `json:"platforms,omitempty"`
 	Linked     time.Time     `json:"linked"` // when the tag was set, or the untagged manifest pushed

@@ -107,7 +107,7 @@ func (t *taking) need(repo *repository, rev *revision, need index.Need) error {
 	switch {
 	case err != nil:
 		return err
-	case !there && need.Optional:
+	case need.Absent, !there && need.Optional:
 		t.note(rev, absence(need))
 	case !there:
 		t.missing.add(need.Digest, rev.images)
@@ -126,10 +126,10 @@ func (t *taking) need(repo *repository, rev *revision, need index.Need) error {
 // absence says why a blob may be absent.
 func absence(need index.Need) string {
 	if !need.Manifest {
-		return fmt.Sprintf("%s %s is not in the store, and need not be: foreign, embedded or of a sparse index",
+		return fmt.Sprintf("%s %s is left out, as it was when the image was pushed: foreign, embedded or of a sparse index",
 			need.Role, need.Digest)
 	}
-	return fmt.Sprintf("manifest %s is not in the store: the index is sparse", describe(need))
+	return fmt.Sprintf("manifest %s is left out, as it was when the image was pushed: the index is sparse", describe(need))
 }
 
 func describe(need index.Need) string {

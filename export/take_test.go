@@ -299,6 +299,24 @@ func TestMessagesAreBounded(t *testing.T) {
 	}
 }
 
+func TestFaultsAreSorted(t *testing.T) {
+	f := setup(t)
+	for _, name := range []string{"a", "b", "c", "d"} {
+		torn := f.put(name)
+		f.push("app", name, image(lost("config "+name), torn))
+		f.overwrite(torn.Digest, "torn")
+	}
+	inv := f.take()
+	byDigest := func(a, b digest.Digest) int { return strings.Compare(a.String(), b.String()) }
+	if len(inv.Missing) != 4 || !slices.IsSortedFunc(inv.Missing, func(a, b Missing) int { return byDigest(a.Digest, b.Digest) }) {
+		t.Errorf("missing: %v", inv.Missing)
+	}
+	if len(inv.Damaged) != 4 || !slices.IsSortedFunc(inv.Damaged, func(a, b Damage) int { return byDigest(a.Digest, b.Digest) }) {
+		t.Errorf("damaged: %v", inv.Damaged)
+	}
+}
+
+// The image is in the tar all the same, and so it must be whole.
 func TestReleaseChangesMeanwhile(t *testing.T) {
 	f := setup(t)
 	layer := f.put("layer")

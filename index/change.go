@@ -1,6 +1,7 @@
 package index
 
 import (
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -68,15 +69,15 @@ func (r *Release) HideLayer(repo string, d digest.Digest) error {
 }
 
 // LinkManifest links a manifest in a repository. The facts are what the caller
-// learnt of it, and of the manifests below it, that [DB.Manifest] did not know.
-func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts) error {
-	known, err := r.db.learn(facts)
+// learnt of it, and of the manifests below it, that [DB.Manifest] did not know;
+// absent is what they name, can do without, and the store has not.
+func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts, absent ...digest.Digest) error {
+	known, err := r.db.factsRecords(facts)
 	if err != nil {
 		return err
 	}
-	reach := r.db.reach(d)
 	return r.durable(func(now time.Time) records {
-		rs := append(known, put(key(r.Name, keyRevision, repo, d.String()), encodeTime(now)))
+		r.db.remember(facts)
 		p := r.repository(repo)
 		rev, ok := p.revisions[d]
 		if ok {
@@ -85,9 +86,11 @@ func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts) error 
 			rev = new(revision)
 			p.revisions[d] = rev
 		}
-		rev.time = now
-		r.count(p, rev, reach)
-		return append(rs, r.show(repo, reach)...)
+		rev.time, rev.absent = now, absent
+		r.count(p, rev, r.db.reach(d, absent))
+		rs := append(known, put(key(r.Name, keyRevision, repo, d.String()), encodeRevision(rev)))
+		rs = append(rs, r.show(repo, rev.reach)...)
+		return append(rs, r.arrive(d, absent)...)
 	})
 }
 
@@ -95,7 +98,7 @@ func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts) error 
 // linked, and notes that the repository has had its layers.
 func (r *Release) show(repo string, reach reach) records {
 	var rs records
-	for _, need := range reach.needs {
+	for need := range reach.present() {
 		if need.Manifest {
 			continue
 		}
@@ -106,6 +109,36 @@ func (r *Release) show(repo string, reach reach) records {
 		}
 	}
 	return rs
+}
+
+// arrive lets the revisions that had to do without a blob have it. absent is
+// what that blob, if it is a manifest, has to do without itself.
+func (r *Release) arrive(d digest.Digest, absent []digest.Digest) records {
+	if !r.awaited[d] {
+		return nil
+	}
+	delete(r.awaited, d)
+	var rs records
+	for name, p := range r.repos {
+		for top, rev := range p.revisions {
+			if !rev.reach.waits(d) {
+				continue
+			}
+			r.uncount(p, rev)
+			rev.absent = without(rev.absent, d, absent)
+			r.count(p, rev, r.db.reach(top, rev.absent))
+			rs = append(rs, put(key(r.Name, keyRevision, name, top.String()), encodeRevision(rev)))
+			rs = append(rs, r.show(name, rev.reach)...)
+		}
+	}
+	return rs
+}
+
+// without returns a list less one digest, and with others.
+func without(list []digest.Digest, d digest.Digest, more []digest.Digest) []digest.Digest {
+	list = append(slices.Clone(list), more...)
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(e digest.Digest) bool { return e == d })
 }
 
 // UnlinkManifest removes a manifest's link, and with it what only this
@@ -120,42 +153,35 @@ func (r *Release) UnlinkManifest(repo string, d digest.Digest) error {
 	})
 }
 
-// Awaits says whether a revision needs this manifest, of which nothing is
-// known. Whoever brings its blob calls AddFacts.
+// Awaits says whether a revision would have more if this blob came. If it is a
+// manifest, whoever brings it calls AddFacts before AddBlob.
 func (r *Release) Awaits(d digest.Digest) bool {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.awaited[d]
 }
 
-// AddFacts enters facts that came later than the links to their manifests.
-func (r *Release) AddFacts(facts Facts) error {
-	rs, err := r.db.learn(facts)
+// AddFacts enters what the caller learnt of a manifest that came later than
+// the links that need it. The arguments are as for LinkManifest.
+func (r *Release) AddFacts(d digest.Digest, facts Facts, absent ...digest.Digest) error {
+	known, err := r.db.factsRecords(facts)
 	if err != nil {
 		return err
 	}
 	return r.durable(func(time.Time) records {
-		for d := range facts {
-			delete(r.awaited, d)
-		}
-		for name, p := range r.repos {
-			for d, rev := range p.revisions {
-				if len(rev.reach.unknown) > 0 {
-					r.uncount(p, rev)
-					r.count(p, rev, r.db.reach(d))
-					rs = append(rs, r.show(name, rev.reach)...)
-				}
-			}
-		}
-		return rs
+		r.db.remember(facts)
+		return append(known, r.arrive(d, absent)...)
 	})
 }
 
-// learn makes facts known at once, and returns the records that keep them.
-func (db *DB) learn(facts Facts) (records, error) {
+// factsRecords are the records that keep facts, those left out that are kept
+// already.
+func (db *DB) factsRecords(facts Facts) (records, error) {
 	var rs records
 	for d, m := range facts {
-		db.learnt.Store(d, m)
+		if _, err := db.Manifest(d); err == nil {
+			continue
+		}
 		value, err := encodeFacts(m)
 		if err != nil {
 			return nil, err
@@ -163,6 +189,14 @@ func (db *DB) learn(facts Facts) (records, error) {
 		rs = append(rs, put(factsKey(d), value))
 	}
 	return rs, nil
+}
+
+// remember makes facts known before they are on the disk. It is called within
+// a change, so that a reload after a failed write comes later and forgets them.
+func (db *DB) remember(facts Facts) {
+	for d, m := range facts {
+		db.learnt.Store(d, m)
+	}
 }
 
 // Tag makes a tag point at a manifest.
@@ -215,17 +249,21 @@ func (r *Release) editTag(repo, name string, edit func(*tag)) {
 
 // AddBlob notes that a blob was uploaded through this release. It does not
 // wait for the disk: the link that makes the blob count does.
-func (r *Release) AddBlob(d digest.Digest) error { return r.markBlob(d, own) }
+func (r *Release) AddBlob(d digest.Digest) error {
+	return r.soon(func(now time.Time) records {
+		return append(r.markBlob(d, own, now), r.arrive(d, nil)...)
+	})
+}
 
 // HideBlob takes a blob out of the release, until it is uploaded again or
 // while no linked manifest needs it. It does not wait for the disk.
-func (r *Release) HideBlob(d digest.Digest) error { return r.markBlob(d, hidden) }
+func (r *Release) HideBlob(d digest.Digest) error {
+	return r.soon(func(now time.Time) records { return r.markBlob(d, hidden, now) })
+}
 
-func (r *Release) markBlob(d digest.Digest, m mark) error {
-	return r.soon(func(now time.Time) records {
-		r.blobs.mark(d, m, now)
-		return records{put(key(r.Name, keyBlob, d.String()), encodeMark(m, now))}
-	})
+func (r *Release) markBlob(d digest.Digest, m mark, now time.Time) records {
+	r.blobs.mark(d, m, now)
+	return records{put(key(r.Name, keyBlob, d.String()), encodeMark(m, now))}
 }
 
 // AddDir notes a directory that somebody made, so that it stays though it is

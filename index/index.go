@@ -178,7 +178,7 @@ func (db *DB) Open(name string) (*Release, error) {
 // reload throws away what the open releases hold in memory and reads it anew,
 // after a write has not gone through.
 func (db *DB) reload() {
-	db.learnt.Clear()
+	defer db.learnt.Clear() // after the releases' locks were had: see remember
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	for name, r := range db.open {

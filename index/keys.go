@@ -22,7 +22,7 @@ import (
 //
 //	r RELEASE                                  the release itself: JSON
 //	x RELEASE NUL l REPO NUL DIGEST            layer link: state, time
-//	x RELEASE NUL m REPO NUL DIGEST            manifest (revision link): time
+//	x RELEASE NUL m REPO NUL DIGEST            manifest (revision link): time, absent digests
 //	x RELEASE NUL t REPO NUL TAG               tag: time, digest
 //	x RELEASE NUL i REPO NUL TAG NUL DIGEST    tag's history: time
 //	x RELEASE NUL b DIGEST                     blob uploaded or hidden: state, time
@@ -99,6 +99,26 @@ func encodeTime(t time.Time) []byte {
 func encodeMark(m mark, t time.Time) []byte { return append([]byte{byte(m)}, encodeTime(t)...) }
 
 func encodeTag(d digest.Digest, t time.Time) []byte { return append(encodeTime(t), d.String()...) }
+
+// encodeRevision: the digests of what is absent follow the time, each with a
+// comma after it.
+func encodeRevision(rev *revision) []byte {
+	value := encodeTime(rev.time)
+	for _, d := range rev.absent {
+		value = append(value, d.String()+","...)
+	}
+	return value
+}
+
+func decodeAbsent(value []byte) []digest.Digest {
+	var absent []digest.Digest
+	for d := range strings.SplitSeq(strings.TrimSuffix(string(value), ","), ",") {
+		if d != "" {
+			absent = append(absent, digest.Digest(d))
+		}
+	}
+	return absent
+}
 
 func decodeTime(value []byte) (time.Time, []byte, error) {
 	if len(value) < 8 {

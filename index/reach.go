@@ -1,6 +1,9 @@
 package index
 
 import (
+	"iter"
+	"slices"
+
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/manifest"
@@ -18,6 +21,11 @@ type Need struct {
 	manifest.Ref
 	// Manifest says that the blob is a manifest: it has no layer link.
 	Manifest bool
+	// Absent says that the manifest can do without the blob, and that the
+	// release has done without it so far: a foreign layer, a platform left out
+	// of an index. It stays absent when another release brings the blob, or
+	// this one would change unasked.
+	Absent bool
 }
 
 // A reach is everything a manifest needs, itself first, each blob once.
@@ -26,36 +34,56 @@ type reach struct {
 	unknown []digest.Digest // manifests of which nothing is known yet
 }
 
-// reach walks from a manifest down to its layers.
-func (db *DB) reach(root digest.Digest) reach {
-	w := walk{db: db, seen: make(map[digest.Digest]int)}
+// present are the needs that count.
+func (r reach) present() iter.Seq[Need] {
+	return func(yield func(Need) bool) {
+		for _, need := range r.needs {
+			if !need.Absent && !yield(need) {
+				return
+			}
+		}
+	}
+}
+
+// waits says whether a blob that comes would change the reach.
+func (r reach) waits(d digest.Digest) bool {
+	return slices.Contains(r.unknown, d) ||
+		slices.ContainsFunc(r.needs, func(n Need) bool { return n.Absent && n.Digest == d })
+}
+
+// reach walks from a manifest down to its layers, and does without what is
+// absent where a manifest allows it.
+func (db *DB) reach(root digest.Digest, absent []digest.Digest) reach {
+	w := walk{db: db, absent: absent, seen: make(map[digest.Digest]int)}
 	w.visit(manifest.Ref{Digest: root, Role: manifest.Child}, 0)
 	return w.reach
 }
 
 type walk struct {
 	reach
-	db   *DB
-	seen map[digest.Digest]int // index in needs
+	db     *DB
+	absent []digest.Digest
+	seen   map[digest.Digest]int // index in needs
 }
 
 func (w *walk) visit(ref manifest.Ref, depth int) {
 	if i, ok := w.seen[ref.Digest]; ok {
 		// What one manifest may do without, another may need.
 		w.needs[i].Optional = w.needs[i].Optional && ref.Optional
+		w.needs[i].Absent = w.needs[i].Absent && ref.Optional
 		return
 	}
-	if depth > MaxDepth {
-		return
+	need := Need{
+		Ref: ref, Manifest: ref.Role == manifest.Child,
+		Absent: ref.Optional && slices.Contains(w.absent, ref.Digest),
 	}
-	isManifest := ref.Role == manifest.Child
 	w.seen[ref.Digest] = len(w.needs)
-	w.needs = append(w.needs, Need{Ref: ref, Manifest: isManifest})
-	if !isManifest {
+	w.needs = append(w.needs, need)
+	if !need.Manifest || need.Absent {
 		return
 	}
 	m, err := w.db.Manifest(ref.Digest)
-	if err != nil {
+	if err != nil || depth >= MaxDepth {
 		w.unknown = append(w.unknown, ref.Digest)
 		return
 	}
@@ -67,7 +95,7 @@ func (w *walk) visit(ref manifest.Ref, depth int) {
 // count enters a revision's reach into the release's counts.
 func (r *Release) count(repo *repository, rev *revision, reach reach) {
 	rev.reach = reach
-	for _, need := range reach.needs {
+	for need := range reach.present() {
 		r.blobs.need(need.Digest, 1)
 		if !need.Manifest {
 			l := repo.layer(need.Digest)
@@ -80,11 +108,16 @@ func (r *Release) count(repo *repository, rev *revision, reach reach) {
 	for _, d := range reach.unknown {
 		r.awaited[d] = true
 	}
+	for _, need := range reach.needs {
+		if need.Absent {
+			r.awaited[need.Digest] = true
+		}
+	}
 }
 
 // uncount takes back what count did.
 func (r *Release) uncount(repo *repository, rev *revision) {
-	for _, need := range rev.reach.needs {
+	for need := range rev.reach.present() {
 		r.blobs.need(need.Digest, -1)
 		if need.Manifest {
 			continue

@@ -21,8 +21,8 @@ type Release struct {
 	steps map[string]map[string]bool // a directory of repositories → names of the next step; only grows
 	blobs blobSet
 	dirs  map[string]time.Time
-	// awaited are manifests of which nothing is known, though a revision needs
-	// them: their blobs were not there when the revision was linked.
+	// awaited are blobs that were not there when a revision that names them was
+	// linked: manifests of which nothing is known, and what is Absent.
 	awaited map[digest.Digest]bool
 }
 
@@ -45,8 +45,9 @@ func (l *layer) listed() bool { return l.mark == own || l.mark == unmarked && l.
 
 // A revision is a linked manifest with all it needs, itself included.
 type revision struct {
-	time  time.Time
-	reach reach
+	time   time.Time
+	absent []digest.Digest // see Need.Absent
+	reach  reach
 }
 
 type tag struct {
@@ -88,7 +89,7 @@ func (r *Release) load() error {
 	}
 	for _, repo := range r.repos {
 		for d, rev := range repo.revisions {
-			r.count(repo, rev, r.db.reach(d))
+			r.count(repo, rev, r.db.reach(d, rev.absent))
 		}
 	}
 	return nil
@@ -115,7 +116,7 @@ func (r *Release) loadRecord(key string, value []byte) error {
 	t, rest, err := decodeTime(value)
 	switch kind {
 	case keyRevision:
-		r.repository(fields[0]).revisions[last] = &revision{time: t}
+		r.repository(fields[0]).revisions[last] = &revision{time: t, absent: decodeAbsent(rest)}
 	case keyTag:
 		tag := r.repository(fields[0]).tag(fields[1])
 		tag.current, tag.time = digest.Digest(rest), t

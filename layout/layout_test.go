@@ -125,8 +125,8 @@ var others = []string{
 	Root + "/blobs/sha256/96/" + hex256 + "/data." + id + ".tmp/x", Root + "/blobs/sha256/96/" + hex256 + "/link." + id + ".tmp",
 
 	Root + "/repositories/", Root + "/repositories/..", Root + "/repositories/a/..", Root + "/repositories/a//b", Root + "/repositories/a/",
-	Root + "/repositories/A", Root + "/repositories/a\x00", Root + "/repositories/\xff", Root + "/repositories/é", Root + "/repositories/a\n",
-	Root + "/repositories/host:5000/a", Root + "/repositories/" + strings.Repeat("a", 256), Root + "/repositories/_catalog",
+	Root + "/repositories/a/A", Root + "/repositories/a\x00", Root + "/repositories/\xff", Root + "/repositories/é", Root + "/repositories/a\n",
+	Root + "/repositories/a/host:5000/a", Root + "/repositories/host:/a", Root + "/repositories/-Host/a", Root + "/repositories/" + strings.Repeat("a", 256), Root + "/repositories/_catalog",
 	Root + "/repositories/_layers", Root + "/repositories/<repository>", Root + "/repositories/a/_layer", Root + "/repositories/a/_layers/",
 	Root + "/repositories/a/_layers/<algorithm>", Root + "/repositories/a/_layers/sha256/96", Root + "/repositories/a/_layers/sha256/96/" + hex256,
 	Root + "/repositories/a/_layers/sha256/" + hex256 + "/data", Root + "/repositories/a/_layers/sha256/" + hex256 + "/Link",

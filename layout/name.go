@@ -1,23 +1,35 @@
 package layout
 
+import "strings"
+
 const (
 	maxRepository = 255 // distribution/reference: RepositoryNameTotalLengthMax
 	maxTag        = 128 // distribution/reference: TagRegexp
 	maxName       = 255 // Linux: NAME_MAX
 )
 
-// ValidRepository reports whether name is a repository's, by the grammar of
-// the OCI distribution specification: components joined by slashes, at most
-// 255 bytes, where a component is
+// ValidRepository reports whether name is a repository's, or the beginning of
+// one's, by the grammar of distribution/reference, which is what a registry
+// lets in: components joined by slashes, at most 255 bytes, where a component is
 //
 //	[a-z0-9]+(?:(?:[._]|__|[-]+)[a-z0-9]+)*
 //
-// A name that begins with a host in capital letters or with a port is not
-// valid here; distribution/reference alone would let it pass.
+// and the first may be a host, as it is where images are mirrored under their
+// full names: dots and capitals, and perhaps a port. An IPv6 address is not
+// taken for one.
 func ValidRepository(name string) bool {
 	if len(name) > maxRepository {
 		return false
 	}
+	first, rest, more := strings.Cut(name, "/")
+	if !validPath(first) && !validHost(first) {
+		return false
+	}
+	return !more || validPath(rest)
+}
+
+// validPath reports whether name is components joined by slashes.
+func validPath(name string) bool {
 	// A slash may stand where a separator may: between two words.
 	for {
 		word := wordLen(name)
@@ -31,6 +43,30 @@ func ValidRepository(name string) bool {
 		}
 		name = name[separator:]
 	}
+}
+
+// validHost reports whether name is labels joined by dots, where a label is
+// [a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?, and perhaps :[0-9]+ after them.
+func validHost(name string) bool {
+	host, port, hasPort := strings.Cut(name, ":")
+	if hasPort && (port == "" || strings.Trim(port, "0123456789") != "") {
+		return false
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		if label == "" || label[0] == '-' || label[len(label)-1] == '-' || !isLabel(label) {
+			return false
+		}
+	}
+	return true
+}
+
+func isLabel(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isLower(c) && !isDigit(c) && (c < 'A' || c > 'Z') && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 // wordLen returns how much of the beginning of s is [a-z0-9]+.

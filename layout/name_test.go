@@ -10,7 +10,9 @@ import (
 // The grammar as distribution/reference writes it.
 var (
 	component  = `[a-z0-9]+(?:(?:[._]|__|[-]+)[a-z0-9]+)*`
-	repository = regexp.MustCompile(`^` + component + `(?:/` + component + `)*$`)
+	label      = `(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])`
+	host       = label + `(?:\.` + label + `)*(?::[0-9]+)?`
+	repository = regexp.MustCompile(`^(?:` + component + `|` + host + `)(?:/` + component + `)*$`)
 	tag        = regexp.MustCompile(`^[\w][\w.-]{0,127}$`)
 )
 
@@ -29,7 +31,7 @@ func TestNamesAgainstRegexps(t *testing.T) {
 
 // randomName leans towards valid names: most of its bytes are words'.
 func randomName(random *rand.Rand) string {
-	const alphabet = "aaaazzz0009__--..//AZ[`{@:\n\x00\xc3"
+	const alphabet = "aaaazzz0009__--..//AZ[`{@::\n\x00\xc3"
 	name := make([]byte, random.IntN(10))
 	for i := range name {
 		name[i] = alphabet[random.IntN(len(alphabet))]

@@ -39,17 +39,21 @@ func (t *FS) commitBlob(d digest.Digest, w *cas.Writer) error {
 		return err
 	}
 	if t.release.Awaits(d) {
-		// Its link was there first, as when a tree is copied in; the facts
-		// that link was to give come now.
-		facts, err := t.facts(d)
-		if err == nil {
-			err = t.release.AddFacts(facts)
-		}
-		if err != nil {
-			t.Log.Warn("linked manifest is none", "digest", d, "err", err)
+		if err := t.arrive(d); err != nil {
+			t.Log.Warn("a linked manifest is none", "digest", d, "err", err)
 		}
 	}
 	return t.release.AddBlob(d)
+}
+
+// arrive enters a manifest whose blob comes after the link that needs it, as
+// when a tree is copied in. A blob that is awaited may also be a layer.
+func (t *FS) arrive(d digest.Digest) error {
+	found, err := t.explore(d)
+	if err != nil {
+		return err
+	}
+	return t.release.AddFacts(d, found.facts, found.absent...)
 }
 
 func (t *FS) commitLink(at layout.Path, w *cas.Writer) error {
@@ -80,45 +84,63 @@ func (t *FS) commitLink(at layout.Path, w *cas.Writer) error {
 }
 
 func (t *FS) linkManifest(repo string, d digest.Digest) error {
-	facts, err := t.facts(d)
+	found, err := t.explore(d)
 	if err != nil {
 		return err
 	}
-	return t.release.LinkManifest(repo, d, facts)
+	return t.release.LinkManifest(repo, d, found.facts, found.absent...)
 }
 
-// facts reads a manifest and those below it, as far as nothing is known of
+// An exploration is what is found by following a manifest.
+type exploration struct {
+	fs     *FS
+	top    digest.Digest
+	facts  index.Facts
+	absent []digest.Digest
+}
+
+// explore reads a manifest and those below it, as far as nothing is known of
 // them. A manifest that is not there has no facts yet; one that is none is an
 // error at the top, and below it an ordinary blob, since an index may list
 // anything.
-func (t *FS) facts(top digest.Digest) (index.Facts, error) {
-	facts := make(index.Facts)
-	var learn func(d digest.Digest, depth int) error
-	learn = func(d digest.Digest, depth int) error {
-		if depth > index.MaxDepth {
-			return invalid("manifest %s: indexes nested deeper than %d", top, index.MaxDepth)
-		}
-		m, err := t.manifest(d)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil
-		case errors.Is(err, errNoManifest) && depth > 0:
-			m = new(manifest.Manifest)
-		case err != nil:
+func (t *FS) explore(top digest.Digest) (*exploration, error) {
+	e := &exploration{fs: t, top: top, facts: make(index.Facts)}
+	return e, e.follow(top, 0)
+}
+
+func (e *exploration) follow(d digest.Digest, depth int) error {
+	if depth >= index.MaxDepth {
+		return invalid("manifest %s: indexes nested deeper than %d", e.top, index.MaxDepth)
+	}
+	m, err := e.fs.manifest(d)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case errors.Is(err, errNoManifest) && depth > 0:
+		m = new(manifest.Manifest)
+	case err != nil:
+		return err
+	}
+	e.facts[d] = m
+	for _, ref := range m.Refs {
+		if err := e.visit(ref, depth); err != nil {
 			return err
 		}
-		facts[d] = m
-		for _, ref := range m.Refs {
-			if _, known := facts[ref.Digest]; ref.Role == manifest.Child && !known {
-				if err := learn(ref.Digest, depth+1); err != nil {
-					return err
-				}
-			}
+	}
+	return nil
+}
+
+func (e *exploration) visit(ref manifest.Ref, depth int) error {
+	if ref.Optional {
+		if _, err := e.fs.blobs.Stat(ref.Digest); errors.Is(err, fs.ErrNotExist) {
+			e.absent = append(e.absent, ref.Digest)
+			return nil
 		}
+	}
+	if _, known := e.facts[ref.Digest]; known || ref.Role != manifest.Child {
 		return nil
 	}
-	err := learn(top, 0)
-	return facts, err
+	return e.follow(ref.Digest, depth+1)
 }
 
 var errNoManifest = errors.New("not a manifest")
