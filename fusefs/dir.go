@@ -77,7 +77,8 @@ func (d *dir) Create(ctx context.Context, name string, flags, mode uint32, out *
 	if err != nil {
 		return nil, nil, 0, errno(err)
 	}
-	return d.add(ctx, a, out), &handle{h, d.mount}, d.mount.openFlags(a.Kind, flags), 0
+	child := d.add(ctx, a, out)
+	return child, child.Operations().(*file).opened(h), d.mount.openFlags(a.Kind, flags), 0
 }
 
 var _ gofuse.NodeUnlinker = (*dir)(nil)

@@ -3,6 +3,7 @@ package fusefs
 import (
 	"context"
 	"io"
+	"sync/atomic"
 	"syscall"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fs"
@@ -16,6 +17,9 @@ import (
 type file struct {
 	node
 	kind tree.Kind
+	// last is the handle opened last, for a file that has no name yet: the
+	// kernel sends fchmod(2) and its like without a handle.
+	last atomic.Pointer[handle]
 }
 
 var _ gofuse.NodeOpener = (*file)(nil)
@@ -36,7 +40,13 @@ func (f *file) Open(_ context.Context, flags uint32) (gofuse.FileHandle, uint32,
 	if f.kind == tree.Small && writes {
 		f.mount.rewrites.met(p)
 	}
-	return &handle{h, f.mount}, f.mount.openFlags(f.kind, flags), 0
+	return f.opened(h), f.mount.openFlags(f.kind, flags), 0
+}
+
+func (f *file) opened(h tree.Handle) *handle {
+	open := &handle{Handle: h, file: f}
+	f.last.Store(open)
+	return open
 }
 
 var _ gofuse.NodeGetattrer = (*file)(nil)
@@ -62,7 +72,11 @@ var _ gofuse.NodeSetattrer = (*file)(nil)
 func (f *file) Setattr(_ context.Context, fh gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	h, open := fh.(*handle)
 	if !open {
-		return f.setattr(in, out)
+		e := f.setattr(in, out)
+		if h = f.last.Load(); e == syscall.ENOENT && h != nil {
+			return h.getattr(out)
+		}
+		return e
 	}
 	if size, ok := in.GetSize(); ok {
 		if err := h.Truncate(int64(size)); err != nil {
@@ -82,7 +96,7 @@ func (f *file) Setattr(_ context.Context, fh gofuse.FileHandle, in *fuse.SetAttr
 // A handle is an open file of the tree.
 type handle struct {
 	tree.Handle
-	mount *Mount
+	file *file
 }
 
 func (h *handle) getattr(out *fuse.AttrOut) syscall.Errno {
@@ -95,7 +109,7 @@ var _ gofuse.FilePassthroughFder = (*handle)(nil)
 
 func (h *handle) PassthroughFd() (int, bool) {
 	f := h.File()
-	if f == nil || !h.mount.passthrough {
+	if f == nil || !h.file.mount.passthrough {
 		return 0, false
 	}
 	return int(f.Fd()), true
@@ -131,7 +145,10 @@ func (h *handle) Fsync(context.Context, uint32) syscall.Errno { return errno(h.S
 
 var _ gofuse.FileReleaser = (*handle)(nil)
 
-func (h *handle) Release(context.Context) syscall.Errno { return errno(h.Close()) }
+func (h *handle) Release(context.Context) syscall.Errno {
+	h.file.last.CompareAndSwap(h, nil)
+	return errno(h.Close())
+}
 
 var _ gofuse.FileAllocater = (*handle)(nil)
 

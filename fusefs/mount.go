@@ -9,8 +9,10 @@ package fusefs
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"os/exec"
 	"syscall"
 	"time"
 
@@ -87,17 +89,28 @@ func mountOptions(o Options) *fuse.MountOptions {
 		// One store, one layer: what lies on an overlay is not passed
 		// through, and another file system may be put on top of the mount.
 		MaxStackDepth: 1,
-		Logger:        slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+		// Else O_TRUNC would come as a truncation of the inode, apart from
+		// the open, and a draft is its handle's alone.
+		ExtraCapabilities: fuse.CAP_ATOMIC_O_TRUNC,
+		Logger:            slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
 	}
 }
 
 // explain says what to do where the bare error would leave a user guessing.
 func explain(err error) error {
-	if _, statErr := os.Stat("/dev/fuse"); statErr != nil {
-		return fmt.Errorf("no /dev/fuse here: load the fuse module, or give the container --device /dev/fuse: %w", err)
+	dev, devErr := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if devErr == nil {
+		dev.Close()
 	}
-	if errors.Is(err, syscall.EPERM) {
-		return fmt.Errorf("mounting is not allowed: run as root, or install fusermount3 (package fuse3), or give the container --cap-add SYS_ADMIN: %w", err)
+	switch {
+	case errors.Is(devErr, fs.ErrNotExist):
+		return fmt.Errorf("no /dev/fuse here: load the fuse module, or give the container --device /dev/fuse: %w", err)
+	case errors.Is(devErr, fs.ErrPermission):
+		return fmt.Errorf("/dev/fuse may not be opened: run as root, or let this user open it (mode 0666 is usual): %w", err)
+	case errors.Is(err, exec.ErrNotFound):
+		return fmt.Errorf("run as root, or install fusermount3 (package fuse3): %w", err)
+	case errors.Is(err, syscall.EPERM):
+		return fmt.Errorf("mounting is not allowed: in a container, give it --cap-add SYS_ADMIN: %w", err)
 	}
 	return err
 }

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -72,12 +73,12 @@ func (r *Release) HideLayer(repo string, d digest.Digest) error {
 // learnt of it, and of the manifests below it, that [DB.Manifest] did not know;
 // absent is what they name, can do without, and the store has not.
 func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts, absent ...digest.Digest) error {
-	known, err := r.db.factsRecords(facts)
+	encoded, err := facts.encode()
 	if err != nil {
 		return err
 	}
 	return r.durable(func(now time.Time) records {
-		r.db.remember(facts)
+		rs := r.db.remember(facts, encoded)
 		p := r.repository(repo)
 		rev, ok := p.revisions[d]
 		if ok {
@@ -88,22 +89,22 @@ func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts, absent
 		}
 		rev.time, rev.absent = now, absent
 		r.count(p, rev, r.db.reach(d, absent))
-		rs := append(known, put(key(r.Name, keyRevision, repo, d.String()), encodeRevision(rev)))
-		rs = append(rs, r.show(repo, rev.reach)...)
+		rs = append(rs, put(key(r.Name, keyRevision, repo, d.String()), encodeRevision(rev)))
+		rs = append(rs, r.show(repo, rev)...)
 		return append(rs, r.arrive(d, absent)...)
 	})
 }
 
-// show brings back the hidden layer links of a manifest that has just been
-// linked, and notes that the repository has had its layers.
-func (r *Release) show(repo string, reach reach) records {
+// show brings back the layer links that were hidden before a manifest that
+// needs them was linked, and notes that the repository has had its layers.
+func (r *Release) show(repo string, rev *revision) records {
 	var rs records
-	for need := range reach.present() {
+	for need := range rev.reach.present() {
 		if need.Manifest {
 			continue
 		}
 		rs = append(rs, put(everKey(repo, need.Digest), nil))
-		if l := r.repos[repo].layer(need.Digest); l.mark == hidden {
+		if l := r.repos[repo].layer(need.Digest); l.mark == hidden && !l.time.After(rev.time) {
 			l.mark = unmarked
 			rs = append(rs, del(key(r.Name, keyLayer, repo, need.Digest.String())))
 		}
@@ -128,7 +129,7 @@ func (r *Release) arrive(d digest.Digest, absent []digest.Digest) records {
 			rev.absent = without(rev.absent, d, absent)
 			r.count(p, rev, r.db.reach(top, rev.absent))
 			rs = append(rs, put(key(r.Name, keyRevision, name, top.String()), encodeRevision(rev)))
-			rs = append(rs, r.show(name, rev.reach)...)
+			rs = append(rs, r.show(name, rev)...)
 		}
 	}
 	return rs
@@ -164,39 +165,42 @@ func (r *Release) Awaits(d digest.Digest) bool {
 // AddFacts enters what the caller learnt of a manifest that came later than
 // the links that need it. The arguments are as for LinkManifest.
 func (r *Release) AddFacts(d digest.Digest, facts Facts, absent ...digest.Digest) error {
-	known, err := r.db.factsRecords(facts)
+	encoded, err := facts.encode()
 	if err != nil {
 		return err
 	}
 	return r.durable(func(time.Time) records {
-		r.db.remember(facts)
-		return append(known, r.arrive(d, absent)...)
+		rs := r.db.remember(facts, encoded)
+		return append(rs, r.arrive(d, absent)...)
 	})
 }
 
-// factsRecords are the records that keep facts, those left out that are kept
-// already.
-func (db *DB) factsRecords(facts Facts) (records, error) {
-	var rs records
-	for d, m := range facts {
-		if _, err := db.Manifest(d); err == nil {
-			continue
-		}
+// encode returns the records that keep facts.
+func (f Facts) encode() (map[digest.Digest]record, error) {
+	all := make(map[digest.Digest]record, len(f))
+	for d, m := range f {
 		value, err := encodeFacts(m)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("manifest %s: %w", d, err)
 		}
-		rs = append(rs, put(factsKey(d), value))
+		all[d] = put(factsKey(d), value)
 	}
-	return rs, nil
+	return all, nil
 }
 
-// remember makes facts known before they are on the disk. It is called within
-// a change, so that a reload after a failed write comes later and forgets them.
-func (db *DB) remember(facts Facts) {
+// remember makes facts known before they are on the disk, and returns the
+// records of those that were not known. It is called within a change, so that
+// a reload after a failed write comes later and forgets them, and so that what
+// is known is on the disk already or on its way there before the change.
+func (db *DB) remember(facts Facts, encoded map[digest.Digest]record) records {
+	var rs records
 	for d, m := range facts {
-		db.learnt.Store(d, m)
+		if !db.KnowsManifest(d) {
+			db.learnt.Store(d, m)
+			rs = append(rs, encoded[d])
+		}
 	}
+	return rs
 }
 
 // Tag makes a tag point at a manifest.

@@ -157,6 +157,9 @@ func (db *DB) release(name string) (Info, error) {
 // Open returns the release of that name. All who have it open share one
 // Release; each closes it once.
 func (db *DB) Open(name string) (*Release, error) {
+	// What was changed before the last Close must be on the disk to be read. If
+	// it cannot be written, its caller has been told.
+	_ = db.writer.sync()
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if r, ok := db.open[name]; ok {
@@ -198,6 +201,16 @@ func (db *DB) Manifest(d digest.Digest) (*manifest.Manifest, error) {
 		return nil, err
 	}
 	return decodeFacts(value)
+}
+
+// KnowsManifest says whether some release has linked the manifest, or an index
+// that contains it.
+func (db *DB) KnowsManifest(d digest.Digest) bool {
+	if _, ok := db.learnt.Load(d); ok {
+		return true
+	}
+	_, err := db.get(factsKey(d))
+	return err == nil
 }
 
 // EverLinked says whether some release has linked the blob in the repository,

@@ -10,6 +10,7 @@ import (
 	"io"
 	"regexp"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -139,6 +140,8 @@ func decodeMark(value []byte) (mark, time.Time, error) {
 const packed = 1
 
 // encodeFacts packs the facts of large indexes, which would not fit otherwise.
+// What does not fit even so is refused: with long media types, which nobody
+// has but an attacker, facts are nearly as large as the manifest.
 func encodeFacts(m *manifest.Manifest) ([]byte, error) {
 	plain, err := json.Marshal(m)
 	if err != nil || len(plain) < 64<<10 {
@@ -151,6 +154,9 @@ func encodeFacts(m *manifest.Manifest) ([]byte, error) {
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
+	}
+	if buf.Len() >= maxValue {
+		return nil, fmt.Errorf("%d bytes of references, packed, do not fit into the index: %w", buf.Len(), syscall.EINVAL)
 	}
 	return buf.Bytes(), nil
 }

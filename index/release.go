@@ -1,6 +1,7 @@
 package index
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -96,12 +97,20 @@ func (r *Release) load() error {
 }
 
 func (r *Release) loadRecord(key string, value []byte) error {
+	if key == "" {
+		return errors.New("no kind")
+	}
 	kind, fields := key[0], strings.Split(key[1:], "\x00")
 	want := map[byte]int{keyLayer: 2, keyRevision: 2, keyTag: 2, keyTagIndex: 3, keyBlob: 1, keyDir: 1}[kind]
 	if len(fields) != want {
 		return fmt.Errorf("kind %q with %d fields", kind, len(fields))
 	}
 	last := digest.Digest(fields[len(fields)-1])
+	if kind != keyTag && kind != keyDir {
+		if err := last.Validate(); err != nil {
+			return err
+		}
+	}
 	switch kind {
 	case keyLayer:
 		m, t, err := decodeMark(value)

@@ -35,7 +35,8 @@ type batch struct {
 type writer struct {
 	badger *badger.DB
 	dir    string
-	reload func() // reads the releases back after a failed commit
+	reload func()              // reads the releases back after a failed commit
+	commit func(records) error // write; tests put faults and counters here
 
 	mu      sync.Mutex // guards what follows; taken after a Release's mu
 	next    *batch     // gathers changes; nil if there are none
@@ -47,6 +48,7 @@ type writer struct {
 func newWriter(b *badger.DB, dir string, reload func()) *writer {
 	w := &writer{badger: b, dir: dir, reload: reload}
 	w.idle.L = &w.mu
+	w.commit = w.write
 	return w
 }
 
@@ -139,7 +141,8 @@ func (w *writer) recover(err error) {
 	w.mu.Unlock()
 }
 
-func (w *writer) commit(rs records) error {
+// write makes records durable, together.
+func (w *writer) write(rs records) error {
 	if len(rs) == 0 {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -18,9 +19,10 @@ type draft struct {
 	at   layout.Path
 	ino  uint64
 
-	mu   sync.Mutex  // guards what follows, and keeps writes out of a commit
-	base Handle      // what was there; read until the first change
-	w    *cas.Writer // the private file; nil before the first change and after a commit
+	mu      sync.Mutex  // guards what follows, and keeps writes out of a commit
+	base    Handle      // what was there; read until the first change
+	w       *cas.Writer // the private file; nil before the first change and after a commit
+	written bool        // since the last commit, also one that failed
 }
 
 // newDraft takes over base. With O_TRUNC the draft begins empty, which is a
@@ -52,6 +54,7 @@ func (d *draft) WriteAt(p []byte, off int64) (int, error) {
 	if err := d.begin(-1); err != nil {
 		return 0, err
 	}
+	d.written = true
 	return d.w.File().WriteAt(p, off)
 }
 
@@ -61,6 +64,7 @@ func (d *draft) Truncate(size int64) error {
 	if err := d.begin(size); err != nil {
 		return err
 	}
+	d.written = true
 	return d.w.File().Truncate(size)
 }
 
@@ -102,17 +106,29 @@ func (d *draft) Stat() (Attr, error) {
 
 // Sync commits the draft. That a writer who syncs half a blob is told it is
 // wrong is meant: 2.8 looks at the result of fsync, and not at that of close.
-func (d *draft) Sync() error { return d.commit() }
-
-// Flush commits a draft that was not synced.
-func (d *draft) Flush() error { return d.commit() }
-
-func (d *draft) commit() error {
+func (d *draft) Sync() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	return d.commit()
+}
+
+// Flush commits a draft that was not synced. One that was not written to is
+// left alone: a shell's "> file" duplicates the descriptor and closes the first
+// one before it writes.
+func (d *draft) Flush() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.written {
+		return nil
+	}
+	return d.commit()
+}
+
+func (d *draft) commit() error {
 	if d.w == nil {
 		return nil
 	}
+	d.written = false
 	if err := d.fs.commit(d.at, d.w); err != nil {
 		return pathError("commit", d.path, err)
 	}
@@ -125,13 +141,24 @@ func (d *draft) commit() error {
 	return nil
 }
 
+// Close throws away what is not committed; but a file that was made and never
+// written to is empty on purpose.
 func (d *draft) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	var err error
+	if d.w != nil && d.empty() {
+		err = d.commit()
+	}
 	if d.w != nil {
 		d.w.Close()
 	}
-	return d.base.Close()
+	return errors.Join(err, d.base.Close())
+}
+
+func (d *draft) empty() bool {
+	info, err := d.w.File().Stat()
+	return err == nil && info.Size() == 0
 }
 
 func (d *draft) File() *os.File { return nil }

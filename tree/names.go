@@ -154,8 +154,11 @@ func (t *FS) rmdir(p string, at layout.Path) error {
 	if err != nil {
 		return err
 	}
+	if len(entries) > 0 && !t.onlyRemoved(p, at) {
+		return syscall.ENOTEMPTY
+	}
 	if len(entries) > 0 {
-		return t.rmdirFull(p, at)
+		return t.forgetDir(p, at)
 	}
 	if err := t.plain.Remove(plainName(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -192,16 +195,9 @@ func (t *FS) forgetDir(p string, at layout.Path) error {
 	return nil
 }
 
-// rmdirFull lets a directory of blobs be "removed" though it is not empty, if
-// all blobs in it were removed and stay only because a linked manifest needs
-// them. Removing the tree from the top would not get past them otherwise.
-func (t *FS) rmdirFull(p string, at layout.Path) error {
-	if t.onlyRemoved(p, at) {
-		return nil
-	}
-	return syscall.ENOTEMPTY
-}
-
+// onlyRemoved says whether all that a directory of blobs holds was removed and
+// stays only because a linked manifest needs it. Such a directory can be
+// "removed", too: removing the tree from the top would not get past it.
 func (t *FS) onlyRemoved(p string, at layout.Path) bool {
 	switch at.Kind {
 	case layout.BlobData:

@@ -111,8 +111,12 @@ func (t *FS) layerLink(repo string, d digest.Digest) (index.Link, error) {
 	return link, err
 }
 
+// reuses leaves manifests out: registry 2.8 looks for one among the layers too,
+// and would find there what _manifests must not give. A client that asks by
+// digest would then not push the children of an index.
 func (t *FS) reuses(repo string, d digest.Digest) bool {
-	return t.Reuse == ReuseStore || t.Reuse == ReuseRepository && t.index.EverLinked(repo, d)
+	known := t.Reuse == ReuseStore || t.Reuse == ReuseRepository && t.index.EverLinked(repo, d)
+	return known && !t.index.KnowsManifest(d)
 }
 
 // resolves says whether a directory of the grammar is there for a lookup: the
