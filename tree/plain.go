@@ -198,7 +198,7 @@ type Change struct {
 // a tree. Sizes are changed through handles.
 func (t *FS) SetAttr(p string, c Change) error {
 	at := layout.Parse(p)
-	if at.Kind == layout.Other || at.Kind.IsDir() && !t.isOurs(p, at) {
+	if at.Kind == layout.Other {
 		return pathError("setattr", p, t.setPlain(p, c))
 	}
 	if c.Size != nil {
@@ -206,12 +206,6 @@ func (t *FS) SetAttr(p string, c Change) error {
 	}
 	_, err := t.Stat(p)
 	return err
-}
-
-// isOurs says whether a directory is the grammar's, and not a plain one.
-func (t *FS) isOurs(p string, at layout.Path) bool {
-	_, made := t.made(p)
-	return made || t.resolves(at)
 }
 
 func (t *FS) setPlain(p string, c Change) error {

@@ -52,10 +52,16 @@ func (t *FS) statDir(p string, at layout.Path) (Attr, error) {
 	if made, ok := t.made(p); ok {
 		return t.dirAttr(p, made), nil
 	}
-	if !t.resolves(at) {
-		return t.statPlain(p) // a directory that holds plain files only
+	if t.resolves(at) {
+		return t.dirAttr(p, t.release.Created), nil
 	}
-	return t.dirAttr(p, t.release.Created), nil
+	// It may hold plain files only, as an upload. It is the mount's all the
+	// same: on the disk it is nobody's who uses the mount.
+	a, err := t.statPlain(p)
+	if err != nil || a.Kind != Dir {
+		return a, err
+	}
+	return t.dirAttr(p, a.Time), nil
 }
 
 // made finds a directory that somebody made.
