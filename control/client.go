@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/store"
 )
 
@@ -104,13 +105,22 @@ func (c *Client) CreateRelease(ctx context.Context, name string) error {
 // Images lists the images of a release.
 func (c *Client) Images(ctx context.Context, release string) ([]export.Image, error) {
 	var all []export.Image
-	return all, c.call(ctx, http.MethodGet, "/v1/releases/"+url.PathEscape(release)+"/images", nil, &all)
+	return all, c.ask(ctx, release, "images", &all)
 }
 
 // Inventory lists what an export of a release consists of.
 func (c *Client) Inventory(ctx context.Context, release string) (*export.Inventory, error) {
 	inv := new(export.Inventory)
-	return inv, c.call(ctx, http.MethodGet, "/v1/releases/"+url.PathEscape(release)+"/inventory", nil, inv)
+	return inv, c.ask(ctx, release, "inventory", inv)
+}
+
+// ask asks for something of a release. A name that is none would be another
+// path: "..".
+func (c *Client) ask(ctx context.Context, release, what string, out any) error {
+	if err := index.ValidRelease(release); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodGet, "/v1/releases/"+url.PathEscape(release)+"/"+what, nil, out)
 }
 
 // Unmount ends a mount. Without force, one that is in use stays: EBUSY.
@@ -183,8 +193,8 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (io.Read
 		return nil, err
 	}
 	resp, err := c.http.Do(req)
-	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
-		err = ErrLeaving // it closed the connection without a word
+	if hasLeft(err) {
+		err = ErrLeaving
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the server: %w", err)
@@ -198,6 +208,17 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (io.Read
 		return nil, e
 	}
 	return resp.Body, nil
+}
+
+// hasLeft says whether the server has closed the connection without a word, or
+// its socket since it was found.
+func hasLeft(err error) bool {
+	for _, sign := range []error{io.EOF, syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNREFUSED, syscall.ENOENT} {
+		if errors.Is(err, sign) {
+			return true
+		}
+	}
+	return false
 }
 
 // mountNamespace names the mount namespace of this process. A mount is seen

@@ -9,39 +9,41 @@ import (
 )
 
 // change runs f, which changes the release's memory and returns the records
-// that say the same, and queues them.
-func (r *Release) change(f func(now time.Time) records) (*batch, error) {
+// that say the same, and hands them to the writer.
+func (r *Release) change(write func(records) *batch, f func(now time.Time) records) (*batch, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.broken != nil {
+		return nil, r.broken
+	}
 	if err := r.db.writer.broken(); err != nil {
 		return nil, err
 	}
-	return r.db.writer.enqueue(f(time.Now())), nil
+	return write(f(time.Now())), nil
 }
 
-// durable is change, and waits.
+// durable is a change that its caller waits for.
 func (r *Release) durable(f func(now time.Time) records) error {
-	b, err := r.change(f)
+	b, err := r.change(r.db.writer.enqueue, f)
 	if err != nil {
 		return err
 	}
 	return r.db.writer.wait(b)
 }
 
-// soon is change, and does not wait. What fails on the way is logged.
+// soon is a change that nobody waits for. If it cannot be written, the log and
+// the next Sync say so.
 func (r *Release) soon(f func(now time.Time) records) error {
-	b, err := r.change(f)
+	b, err := r.change(r.db.writer.later, f)
 	if err != nil {
 		return err
-	}
-	select {
-	case <-b.done:
-		return b.err
-	default:
 	}
 	go func() {
 		if err := r.db.writer.wait(b); err != nil {
 			r.db.log.Error("a change of the release is lost", "release", r.Name, "err", err)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.lost = err
 		}
 	}()
 	return nil

@@ -25,6 +25,8 @@ type Release struct {
 	// awaited are blobs that were not there when a revision that names them was
 	// linked: manifests of which nothing is known, and what is Absent.
 	awaited map[digest.Digest]bool
+	lost    error // why a change that nobody waited for was not written
+	broken  error // why the records could not be read; no change is taken then
 }
 
 // A repository is what one release says of one repository.
@@ -66,13 +68,26 @@ func (r *Release) Close() {
 	}
 }
 
-// Sync returns when all changes made so far are durable.
-func (r *Release) Sync() error { return r.db.writer.sync() }
+// Sync returns when all changes made so far are durable, and tells once of
+// changes that were lost since the last Sync.
+func (r *Release) Sync() error {
+	err := r.db.writer.sync()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	lost := r.lost
+	r.lost = nil
+	return errors.Join(err, lost)
+}
 
 // load reads the release's records and derives what follows from them.
 func (r *Release) load() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.broken = r.read()
+	return r.broken
+}
+
+func (r *Release) read() error {
 	r.repos = make(map[string]*repository)
 	r.steps = make(map[string]map[string]bool)
 	r.blobs = newBlobSet()

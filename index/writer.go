@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync"
 	"syscall"
+	"time"
 
 	badger "github.com/dgraph-io/badger/v4"
 )
@@ -61,10 +62,37 @@ func (w *writer) broken() error {
 	return w.failed
 }
 
-// enqueue takes records for the next commit and does not wait for it.
+// enqueue takes records for the next commit, which begins as soon as it can.
 func (w *writer) enqueue(rs records) *batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	b := w.add(rs)
+	w.start()
+	return b
+}
+
+// lazy is how long a change that nobody waits for may lie before it goes to the
+// disk. Most are followed at once by one that somebody waits for, and share
+// its sync: a blob by its link.
+const lazy = 200 * time.Millisecond
+
+// later takes records for a commit that need not begin soon.
+func (w *writer) later(rs records) *batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.add(rs)
+	time.AfterFunc(lazy, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.next == b {
+			w.start()
+		}
+	})
+	return b
+}
+
+// add puts records into the next batch. mu is held.
+func (w *writer) add(rs records) *batch {
 	if w.failed != nil {
 		return &batch{done: closed, err: w.failed}
 	}
@@ -72,11 +100,15 @@ func (w *writer) enqueue(rs records) *batch {
 		w.next = &batch{done: make(chan struct{})}
 	}
 	w.next.records = append(w.next.records, rs...)
-	if !w.running {
+	return w.next
+}
+
+// start sees to it that the next batch is committed. mu is held.
+func (w *writer) start() {
+	if w.next != nil && !w.running {
 		w.running = true
 		go w.run()
 	}
-	return w.next
 }
 
 var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
@@ -89,7 +121,7 @@ func (w *writer) wait(b *batch) error {
 // sync waits for all changes enqueued so far.
 func (w *writer) sync() error {
 	w.mu.Lock()
-	idle := !w.running
+	idle := !w.running && w.next == nil
 	w.mu.Unlock()
 	if idle {
 		return w.broken()
@@ -100,6 +132,7 @@ func (w *writer) sync() error {
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.start()
 	for w.running {
 		w.idle.Wait()
 	}

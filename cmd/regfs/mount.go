@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/regfs/regfs/control"
-	"github.com/regfs/regfs/fusefs"
 	"github.com/regfs/regfs/store"
 	"github.com/regfs/regfs/tree"
 )
@@ -130,19 +129,13 @@ func (c *command) mount(ctx context.Context, client *control.Client, req control
 		}
 	})
 	defer stop()
+	// A dead server's mount stays until the next one: if it went, a registry
+	// would carry on in the bare directory.
 	if err := stay.Wait(); err != nil {
-		clear(m.Mountpoint)
-		return fmt.Errorf("mount %s: %w", m.Release, err)
+		return fmt.Errorf("mount %s: %w; mount it again", m.Release, err)
 	}
 	control.AwaitExit(c.dir, m.PID)
 	return nil
-}
-
-// clear takes away what a dead server has left.
-func clear(mountpoint string) {
-	if at, ok, err := fusefs.Find(mountpoint); err == nil && ok && at.Dead() {
-		at.Clear()
-	}
 }
 
 func describe(m control.Mount) string {

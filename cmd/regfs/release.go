@@ -16,7 +16,7 @@ func (c *command) releaseCmd() *cobra.Command {
 		Short: "Make and list releases",
 	}
 	cmd.AddCommand(c.releaseCreateCmd(), c.releaseLsCmd())
-	return cmd
+	return group(cmd)
 }
 
 func (c *command) releaseCreateCmd() *cobra.Command {

@@ -47,7 +47,24 @@ catalog see one release only.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
 	root.AddCommand(c.initCmd(), c.releaseCmd(), c.mountCmd(), c.umountCmd(), c.lsCmd(), c.exportCmd(),
 		c.statusCmd(), c.serveCmd(), versionCmd())
-	return root
+	return group(root)
+}
+
+// group makes a command that only holds others refuse what it does not hold:
+// cobra shows the help, and calls it a success.
+func group(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		err := fmt.Errorf("%s: unknown command %q", cmd.CommandPath(), args[0])
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			err = fmt.Errorf("%w; did you mean %q?", err, near[0])
+		}
+		return usage(cmd, err)
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
 }
 
 func storeFromEnv() string {
