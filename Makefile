@@ -14,6 +14,7 @@ build: ## bin/regfs
 
 install: build ## into $(DESTDIR)/usr/local/bin, with the man page
 	install -D -m 0755 bin/regfs $(DESTDIR)/usr/local/bin/regfs
+	install -D -m 0644 docs/regfs.1 $(DESTDIR)/usr/local/share/man/man1/regfs.1
 
 deps: ## Debian packages that demo and tests use
 	scripts/install-deps

@@ -137,11 +137,11 @@ func TestCommands(t *testing.T) {
 func TestDialErrors(t *testing.T) {
 	_, err := Dial(t.TempDir(), quiet)
 	wantError(t, err, store.ErrNoStore)
-	_, err = DialOrStart(t.TempDir(), []string{"/nothing"})
+	_, err = DialOrStart(t.TempDir(), []string{"/nothing"}, os.Stderr)
 	wantError(t, err, store.ErrNoStore)
-	_, err = DialOrStart(newStore(t), []string{"/nothing"})
+	_, err = DialOrStart(newStore(t), []string{"/nothing"}, os.Stderr)
 	wantError(t, err, fs.ErrNotExist, "start server")
-	_, err = DialOrStart(newStore(t), []string{"false"})
+	_, err = DialOrStart(newStore(t), []string{"false"}, os.Stderr)
 	if err == nil {
 		t.Error("a server that ends at once was started")
 	}

@@ -23,6 +23,7 @@ type mounted struct {
 	tree    *tree.FS
 	release *index.Release
 	fuse    *fusefs.Mount
+	at      fusefs.Mounted
 	done    chan struct{} // closed when all is given back
 }
 
@@ -119,7 +120,8 @@ func (s *Server) startFuse(m *mounted, req MountRequest) error {
 		return err
 	}
 	m.Passthrough, m.Reason = m.fuse.Passthrough()
-	return nil
+	m.at, _, err = fusefs.Find(req.Mountpoint)
+	return err
 }
 
 // serve waits for the end of a mount and gives back what it had.
@@ -137,9 +139,30 @@ func (s *Server) serve(m *mounted) {
 // drain is how long the end of a mount waits for those who use it.
 const drain = 2 * time.Second
 
-// end unmounts. With force it waits a moment for those who use the mount, and
-// then takes it from them.
+// end unmounts, and returns when all is given back. With force it waits a
+// moment for those who use the mount, and then takes it from them.
 func (m *mounted) end(force bool) error {
+	if err := m.leave(force); err != nil {
+		return err
+	}
+	select {
+	case <-m.done:
+		return nil
+	case <-time.After(drain):
+	}
+	if !force {
+		return fmt.Errorf("umount %s: gone from here, but another mount namespace, such as a container's, has it still; "+
+			"stop the container, or use --force: %w", m.Mountpoint, syscall.EBUSY)
+	}
+	if err := m.at.Abort(); err != nil {
+		return err
+	}
+	<-m.done
+	return nil
+}
+
+// leave takes the mount out of this namespace.
+func (m *mounted) leave(force bool) error {
 	for deadline := time.Now().Add(drain); ; time.Sleep(20 * time.Millisecond) {
 		at, ok, err := fusefs.Find(m.Mountpoint)
 		if err != nil || !ok {

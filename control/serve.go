@@ -90,9 +90,7 @@ func (s *Server) endAll() {
 		ends.Go(func() {
 			if err := m.end(true); err != nil {
 				s.log.Error("unmount", "mountpoint", m.Mountpoint, "err", err)
-				return
 			}
-			<-m.done
 		})
 	}
 	ends.Wait()
@@ -200,20 +198,21 @@ func peer(conn *net.UnixConn) (uid uint32, err error) {
 
 // DialOrStart reaches the server of a store, and starts one if none runs. The
 // new server is a process of its own, in a session of its own: it serves other
-// commands' mounts too, and must not end with this one.
-func DialOrStart(dir string, argv []string) (*Client, error) {
+// commands' mounts too, and must not end with this one. What it has to say goes
+// to log.
+func DialOrStart(dir string, argv []string, log *os.File) (*Client, error) {
 	if err := store.Check(dir); err != nil {
 		return nil, err
 	}
 	if c := dialServer(dir); c != nil {
 		return c, nil
 	}
-	return start(dir, argv)
+	return start(dir, argv, log)
 }
 
-func start(dir string, argv []string) (*Client, error) {
+func start(dir string, argv []string, log *os.File) (*Client, error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)

@@ -164,13 +164,9 @@ func (s *Server) unmount(r *http.Request) (any, error) {
 	m, ok := s.mounts[req.Mountpoint]
 	s.mu.Unlock()
 	if !ok {
-		return nil, fmt.Errorf("umount %s: no release of this store is mounted there: %w", req.Mountpoint, os.ErrNotExist)
+		return nil, fmt.Errorf("umount %s: no release of the store %s is mounted there: %w", req.Mountpoint, s.store.Dir, os.ErrNotExist)
 	}
-	if err := m.end(req.Force); err != nil {
-		return nil, err
-	}
-	<-m.done
-	return struct{}{}, nil
+	return struct{}{}, m.end(req.Force)
 }
 
 // mount answers with the mount, then stays until the mount has ended, or ends

@@ -37,7 +37,7 @@ type Image struct {
 // A blob that is missing is no error: one lists a release also to see what is
 // left of it.
 func Images(release *index.Release, blobs *cas.Store) ([]Image, error) {
-	l := lister{sizes: newSizes(blobs)}
+	l := lister{sizes: newSizes(blobs), images: []Image{}} // none is [] in JSON, not null
 	for _, name := range release.Repositories() {
 		if err := l.repository(survey(release, name)); err != nil {
 			return nil, fmt.Errorf("list %s: %w", release.Name, err)
@@ -86,6 +86,9 @@ func (l *lister) add(repo *repository, tag string, linked time.Time, rev *revisi
 
 func (l *lister) measure(image *Image, needs []index.Need) (err error) {
 	for _, need := range needs {
+		if need.Absent {
+			continue
+		}
 		size, there, err := l.sizes.of(need.Digest)
 		if err != nil {
 			return err

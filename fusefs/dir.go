@@ -4,12 +4,21 @@ import (
 	"context"
 	"path"
 	"syscall"
+	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/regfs/regfs/tree"
 )
+
+// dirTimeout is how long the kernel may walk through a directory without asking
+// again. Most requests of a registry are a path's components, ten of them for
+// each file. It is safe to let it: a directory comes and goes through this
+// mount, where the kernel sees it; but for the directory of one blob or link,
+// which may outlast it, and is empty then. That a directory is absent the
+// kernel must ask each time, and so for files: other mounts bring blobs.
+const dirTimeout = time.Hour
 
 // A dir is a directory, the registry's or a plain one.
 type dir struct{ node }
@@ -20,14 +29,17 @@ var _ gofuse.NodeLookuper = (*dir)(nil)
 
 func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gofuse.Inode, syscall.Errno) {
 	p := d.child(name)
+	if d.mount.removals.lasts(of(ctx, p)) {
+		return nil, syscall.ENOENT
+	}
 	a, err := d.tree().Stat(p)
 	if err != nil {
 		return nil, errno(err)
 	}
-	if a.Kind == tree.Blob && d.mount.rewrites.expected(p) {
-		a.Kind, a.Ino = tree.Small, d.mount.rewrites.ino()
+	if a.Kind == tree.Blob && d.mount.rewrites.lasts(of(ctx, p)) {
+		a.Kind, a.Ino = tree.Small, d.mount.privateIno()
 	}
-	return d.add(ctx, a, out), 0
+	return d.add(ctx, p, a, out), 0
 }
 
 var _ gofuse.NodeGetattrer = (*dir)(nil)
@@ -35,13 +47,14 @@ var _ gofuse.NodeGetattrer = (*dir)(nil)
 func (d *dir) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	a, err := d.tree().Stat(d.path())
 	fill(&out.Attr, a)
+	out.SetTimeout(dirTimeout)
 	return errno(err)
 }
 
 var _ gofuse.NodeSetattrer = (*dir)(nil)
 
 func (d *dir) Setattr(_ context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return d.setattr(in, out)
+	return d.setattr(d.path(), in, out)
 }
 
 var _ gofuse.NodeReaddirer = (*dir)(nil)
@@ -49,6 +62,31 @@ var _ gofuse.NodeReaddirer = (*dir)(nil)
 // Readdir is written out because go-fuse's own lists every child that was ever
 // looked up, and a lookup must not show in a listing.
 func (d *dir) Readdir(context.Context) (gofuse.DirStream, syscall.Errno) {
+	list, e := d.list()
+	return &listing{list, d}, e
+}
+
+// A listing is what readdir shows of a directory, as it was when the reading
+// began. Rewound, it is read anew.
+type listing struct {
+	gofuse.DirStream
+	dir *dir
+}
+
+var _ gofuse.FileSeekdirer = (*listing)(nil)
+
+func (l *listing) Seekdir(ctx context.Context, off uint64) syscall.Errno {
+	if off > 0 {
+		return l.DirStream.(gofuse.FileSeekdirer).Seekdir(ctx, off)
+	}
+	list, e := l.dir.list()
+	if e == 0 {
+		l.DirStream = list
+	}
+	return e
+}
+
+func (d *dir) list() (gofuse.DirStream, syscall.Errno) {
 	entries, err := d.tree().ReadDir(d.path())
 	if err != nil {
 		return nil, errno(err)
@@ -67,24 +105,36 @@ func (d *dir) Mkdir(ctx context.Context, name string, mode uint32, out *fuse.Ent
 	if err != nil {
 		return nil, errno(err)
 	}
-	return d.add(ctx, a, out), 0
+	return d.add(ctx, d.child(name), a, out), 0
 }
 
 var _ gofuse.NodeCreater = (*dir)(nil)
 
 func (d *dir) Create(ctx context.Context, name string, flags, mode uint32, out *fuse.EntryOut) (*gofuse.Inode, gofuse.FileHandle, uint32, syscall.Errno) {
-	h, a, err := d.tree().Create(d.child(name), int(flags), fileMode(mode), owner(ctx))
+	p := d.child(name)
+	if d.mount.removals.lasts(of(ctx, p)) {
+		d.mount.removals.end(of(ctx, p))
+		flags = flags&^syscall.O_EXCL | syscall.O_TRUNC
+	}
+	h, a, err := d.tree().Create(p, int(flags), fileMode(mode), owner(ctx))
 	if err != nil {
 		return nil, nil, 0, errno(err)
 	}
-	child := d.add(ctx, a, out)
+	child := d.add(ctx, p, a, out)
 	return child, child.Operations().(*file).opened(h), d.mount.openFlags(a.Kind, flags), 0
 }
 
 var _ gofuse.NodeUnlinker = (*dir)(nil)
 
-func (d *dir) Unlink(_ context.Context, name string) syscall.Errno {
-	return errno(d.tree().Unlink(d.child(name)))
+func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
+	p := d.child(name)
+	if err := d.tree().Unlink(p); err != nil {
+		return errno(err)
+	}
+	if _, err := d.tree().Stat(p); err == nil {
+		d.mount.removals.begin(of(ctx, p))
+	}
+	return 0
 }
 
 var _ gofuse.NodeRmdirer = (*dir)(nil)
@@ -111,7 +161,7 @@ func (d *dir) Symlink(ctx context.Context, target, name string, out *fuse.EntryO
 	if err != nil {
 		return nil, errno(err)
 	}
-	return d.add(ctx, a, out), 0
+	return d.add(ctx, d.child(name), a, out), 0
 }
 
 var _ gofuse.NodeLinker = (*dir)(nil)
@@ -125,7 +175,7 @@ func (d *dir) Link(ctx context.Context, target gofuse.InodeEmbedder, name string
 	if err != nil {
 		return nil, errno(err)
 	}
-	return d.add(ctx, a, out), 0
+	return d.add(ctx, d.child(name), a, out), 0
 }
 
 var _ gofuse.NodeFsyncer = (*dir)(nil)

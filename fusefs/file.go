@@ -17,28 +17,50 @@ import (
 type file struct {
 	node
 	kind tree.Kind
+	// found is the path at which the file was looked up first.
+	found string
 	// last is the handle opened last, for a file that has no name yet: the
 	// kernel sends fchmod(2) and its like without a handle.
 	last atomic.Pointer[handle]
 }
 
+// path is where to find the file now. What is of the registry's tree stays
+// where it was found: go-fuse takes the name from a node as soon as a lookup
+// gives it to another, while the kernel may be about to use this one.
+func (f *file) path() string {
+	if f.kind == tree.Plain {
+		return f.node.path()
+	}
+	return f.found
+}
+
+// errno is ESTALE for a file that has lost its name since the kernel looked it
+// up. The kernel looks again then: the name may be another file's by now.
+func (f *file) errno(err error) syscall.Errno {
+	e := errno(err)
+	if _, parent := f.Parent(); e == syscall.ENOENT && parent == nil {
+		return syscall.ESTALE
+	}
+	return e
+}
+
 var _ gofuse.NodeOpener = (*file)(nil)
 
 // Open of a committed blob for writing says ESTALE: the kernel looks the name
-// up again, and is given another inode (see rewrites).
-func (f *file) Open(_ context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
+// up again, and is given another inode (see moments).
+func (f *file) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
 	p := f.path()
 	writes := flags&(syscall.O_WRONLY|syscall.O_RDWR) != 0
 	if f.kind == tree.Blob && writes {
-		f.mount.rewrites.expect(p)
+		f.mount.rewrites.begin(of(ctx, p))
 		return nil, 0, syscall.ESTALE
 	}
 	h, err := f.tree().Open(p, int(flags))
 	if err != nil {
-		return nil, 0, errno(err)
+		return nil, 0, f.errno(err)
 	}
 	if f.kind == tree.Small && writes {
-		f.mount.rewrites.met(p)
+		f.mount.rewrites.end(of(ctx, p))
 	}
 	return f.opened(h), f.mount.openFlags(f.kind, flags), 0
 }
@@ -64,7 +86,7 @@ func (f *file) Getattr(_ context.Context, fh gofuse.FileHandle, out *fuse.AttrOu
 		return h.getattr(out)
 	}
 	fill(&out.Attr, a)
-	return errno(err)
+	return f.errno(err)
 }
 
 var _ gofuse.NodeSetattrer = (*file)(nil)
@@ -72,7 +94,7 @@ var _ gofuse.NodeSetattrer = (*file)(nil)
 func (f *file) Setattr(_ context.Context, fh gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	h, open := fh.(*handle)
 	if !open {
-		e := f.setattr(in, out)
+		e := f.setattr(f.path(), in, out)
 		if h = f.last.Load(); e == syscall.ENOENT && h != nil {
 			return h.getattr(out)
 		}
@@ -86,7 +108,7 @@ func (f *file) Setattr(_ context.Context, fh gofuse.FileHandle, in *fuse.SetAttr
 	}
 	const others = fuse.FATTR_MODE | fuse.FATTR_UID | fuse.FATTR_GID | fuse.FATTR_ATIME | fuse.FATTR_MTIME
 	if in.Valid&others != 0 && f.kind == tree.Plain {
-		if e := f.setattr(in, out); e != 0 {
+		if e := f.setattr(f.path(), in, out); e != 0 {
 			return e
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,7 +42,9 @@ type Options struct {
 type Mount struct {
 	tree     *tree.FS
 	server   *fuse.Server
-	rewrites rewrites
+	rewrites moments       // a blob is a writer's own
+	removals moments       // a blob that stays is gone
+	writers  atomic.Uint64 // inode numbers given to writers
 
 	passthrough bool
 	why         string // why there is no passthrough
@@ -107,7 +110,7 @@ func explain(err error) error {
 		return fmt.Errorf("no /dev/fuse here: load the fuse module, or give the container --device /dev/fuse: %w", err)
 	case errors.Is(devErr, fs.ErrPermission):
 		return fmt.Errorf("/dev/fuse may not be opened: run as root, or let this user open it (mode 0666 is usual): %w", err)
-	case errors.Is(err, exec.ErrNotFound):
+	case errors.As(err, new(*exec.Error)): // not exec.ErrNotFound: go-fuse tries /bin by its path
 		return fmt.Errorf("run as root, or install fusermount3 (package fuse3): %w", err)
 	case errors.Is(err, syscall.EPERM):
 		return fmt.Errorf("mounting is not allowed: in a container, give it --cap-add SYS_ADMIN: %w", err)
@@ -150,6 +153,10 @@ func (m *Mount) Passthrough() (ok bool, why string) { return m.passthrough, m.wh
 
 // Wait returns when the mount is gone.
 func (m *Mount) Wait() { m.server.Wait() }
+
+// privateIno is an inode number for a writer's own file; tree has none with
+// these two bits.
+func (m *Mount) privateIno() uint64 { return 3<<62 | m.writers.Add(1) }
 
 // openFlags says how the kernel is to treat an open file of a kind.
 func (m *Mount) openFlags(kind tree.Kind, flags uint32) uint32 {

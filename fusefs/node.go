@@ -37,16 +37,18 @@ func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 }
 
 // add makes the child that an Attr describes.
-func (n *node) add(ctx context.Context, a tree.Attr, out *fuse.EntryOut) *gofuse.Inode {
+func (n *node) add(ctx context.Context, p string, a tree.Attr, out *fuse.EntryOut) *gofuse.Inode {
 	fill(&out.Attr, a)
 	stable := gofuse.StableAttr{Mode: out.Attr.Mode & syscall.S_IFMT, Ino: a.Ino}
 	switch a.Kind {
 	case tree.Dir:
+		out.SetEntryTimeout(dirTimeout)
+		out.SetAttrTimeout(dirTimeout)
 		return n.NewInode(ctx, &dir{node{mount: n.mount}}, stable)
 	case tree.Symlink:
 		return n.NewInode(ctx, &symlink{node{mount: n.mount}}, stable)
 	}
-	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind}, stable)
+	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind, found: p}, stable)
 }
 
 // owner is whose process has sent a request.
@@ -110,7 +112,7 @@ var special = map[fs.FileMode]uint32{
 }
 
 // setattr is what SETATTR does to all nodes, apart from sizes of open files.
-func (n *node) setattr(in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
+func (n *node) setattr(p string, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	var c tree.Change
 	if bits, ok := in.GetMode(); ok {
 		mode := fileMode(bits)
@@ -127,7 +129,6 @@ func (n *node) setattr(in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 		c.Size = &s
 	}
 	c.Atime, c.Mtime = given(in.GetATime()), given(in.GetMTime())
-	p := n.path()
 	if err := n.tree().SetAttr(p, c); err != nil {
 		return errno(err)
 	}
@@ -164,5 +165,5 @@ func (s *symlink) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.Attr
 var _ gofuse.NodeSetattrer = (*symlink)(nil)
 
 func (s *symlink) Setattr(_ context.Context, _ gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
-	return s.setattr(in, out)
+	return s.setattr(s.path(), in, out)
 }

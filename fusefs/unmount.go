@@ -56,15 +56,20 @@ func (m Mounted) Dead() bool {
 // Unmount takes the mount down; EBUSY if somebody uses it.
 func (m Mounted) Unmount() error { return unmount(m.Mountpoint, 0) }
 
-// Clear takes the mount away whoever uses it, and ends the requests that are
-// under way. What is open in it fails from then on.
+// Clear takes the mount away whoever uses it. What is open in it fails from
+// then on.
 func (m Mounted) Clear() error {
+	return errors.Join(unmount(m.Mountpoint, unix.MNT_DETACH), m.Abort())
+}
+
+// Abort ends the mount's connection, and with it all use of the mount in every
+// namespace.
+func (m Mounted) Abort() error {
 	abort := filepath.Join("/sys/fs/fuse/connections", fmt.Sprint(m.minor), "abort")
-	err := unmount(m.Mountpoint, unix.MNT_DETACH)
-	if e := os.WriteFile(abort, []byte("1"), 0); e != nil && !errors.Is(e, fs.ErrNotExist) {
-		err = errors.Join(err, fmt.Errorf("abort connection: %w", e))
+	if err := os.WriteFile(abort, []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("abort connection: %w", err)
 	}
-	return err
+	return nil
 }
 
 func unmount(mountpoint string, flags int) error {

@@ -49,15 +49,21 @@ func (r *Release) soon(f func(now time.Time) records) error {
 	return nil
 }
 
-// LinkLayer links a layer or a config in a repository.
+// LinkLayer links a layer or a config in a repository. With the link the blob
+// is the release's, as if it had been uploaded: a client that mounts it from
+// another repository does not upload it.
 func (r *Release) LinkLayer(repo string, d digest.Digest) error {
 	return r.durable(func(now time.Time) records {
 		l := r.repository(repo).layer(d)
 		l.mark, l.time = own, now
-		return records{
+		rs := records{
 			put(key(r.Name, keyLayer, repo, d.String()), encodeMark(own, now)),
 			put(everKey(repo, d), nil),
 		}
+		if r.blobs.blob(d).mark == unmarked {
+			rs = append(rs, r.markBlob(d, own, now)...)
+		}
+		return rs
 	})
 }
 

@@ -252,6 +252,9 @@ func testRandom(t *testing.T, seed uint64) {
 			what = fmt.Sprint("link layer ", repo, " ", layer)
 			ok(t, r.LinkLayer(repo, dg(layer)))
 			m.layers[[2]string{repo, layer}] = own
+			if m.blobs[layer] == unmarked {
+				m.blobs[layer] = own
+			}
 		case 2, 3:
 			what = fmt.Sprint("hide layer ", repo, " ", layer)
 			ok(t, r.HideLayer(repo, dg(layer)))

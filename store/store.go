@@ -28,6 +28,7 @@ const (
 	formatFile = "regfs.json"
 	lockFile   = "lock"
 	socketFile = "control.sock"
+	logFile    = "server.log"
 	indexDir   = "index"
 )
 
@@ -131,6 +132,9 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 	if err := Check(dir); err != nil {
 		return nil, err
 	}
+	if err := checkOwner(dir); err != nil {
+		return nil, err
+	}
 	lock, err := acquire(dir)
 	if err != nil {
 		return nil, err
@@ -152,6 +156,19 @@ func (s *Store) open(log *slog.Logger) (err error) {
 	}
 	s.Index, err = index.Open(filepath.Join(s.Dir, indexDir), log)
 	return err
+}
+
+// checkOwner keeps root from leaving files in another user's store that its
+// owner could not open again.
+func checkOwner(dir string) error {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	if int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to the user with the number %d; run regfs as that user: %w", dir, st.Uid, fs.ErrPermission)
+	}
+	return nil
 }
 
 func acquire(dir string) (*os.File, error) {
@@ -184,6 +201,9 @@ func (s *Store) Close() error {
 
 // Socket is the path of the control socket of a store.
 func Socket(dir string) string { return filepath.Join(dir, socketFile) }
+
+// Log is the path of the log of a server that has nobody's terminal.
+func Log(dir string) string { return filepath.Join(dir, logFile) }
 
 // Probe opens a file of the store's disk, by which a mount finds out what the
 // disk can do.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -38,12 +39,22 @@ func (t *FS) commitBlob(d digest.Digest, w *cas.Writer) error {
 	if _, err := w.Commit(d); err != nil {
 		return err
 	}
+	return t.addBlob(d)
+}
+
+// addBlob enters a blob into the release. linkManifest looks for the entry
+// after its link, and this for the link after its entry: one of them sees the
+// other, however they meet.
+func (t *FS) addBlob(d digest.Digest) error {
+	if err := t.release.AddBlob(d); err != nil {
+		return err
+	}
 	if t.release.Awaits(d) {
 		if err := t.arrive(d); err != nil {
 			t.Log.Warn("a linked manifest is none", "digest", d, "err", err)
 		}
 	}
-	return t.release.AddBlob(d)
+	return nil
 }
 
 // arrive enters a manifest whose blob comes after the link that needs it, as
@@ -88,15 +99,27 @@ func (t *FS) linkManifest(repo string, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	return t.release.LinkManifest(repo, d, found.facts, found.absent...)
+	if err := t.release.LinkManifest(repo, d, found.facts, found.absent...); err != nil {
+		return err
+	}
+	for _, d := range slices.Concat(found.unknown, found.absent) {
+		if t.release.Blob(d).State == index.Linked { // it has come meanwhile
+			if err := t.addBlob(d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // An exploration is what is found by following a manifest.
 type exploration struct {
-	fs     *FS
-	top    digest.Digest
-	facts  index.Facts
-	absent []digest.Digest
+	fs    *FS
+	top   digest.Digest
+	facts index.Facts
+
+	unknown []digest.Digest // manifests that are not there
+	absent  []digest.Digest // what is not there and need not be
 }
 
 // explore reads a manifest and those below it, as far as nothing is known of
@@ -115,6 +138,7 @@ func (e *exploration) follow(d digest.Digest, depth int) error {
 	m, err := e.fs.manifest(d)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		e.unknown = append(e.unknown, d)
 		return nil
 	case errors.Is(err, errNoManifest) && depth > 0:
 		m = new(manifest.Manifest)

@@ -18,7 +18,7 @@ import (
 type Entry struct {
 	Name string
 	Type fs.FileMode // type bits only
-	Ino  uint64      // as Stat has it; 0 for plain files
+	Ino  uint64      // as Stat has it
 }
 
 // ReadDir lists a directory as the release has it, sorted.
@@ -58,7 +58,7 @@ func (t *FS) listNamed(p string, at layout.Path, found map[string]Entry) {
 		add(name, fs.ModeDir)
 	}
 	for name, f := range t.temps[p] {
-		found[name] = Entry{Name: name, Ino: f.ino}
+		found[name] = Entry{Name: name, Ino: f.ino.Load()}
 	}
 }
 
@@ -73,11 +73,28 @@ func (t *FS) listPlain(p string, found map[string]Entry) error {
 		return syscall.ENOTDIR
 	}
 	for _, e := range entries {
-		if _, ok := found[e.Name()]; !ok {
-			found[e.Name()] = Entry{Name: e.Name(), Type: e.Type()}
+		if _, ok := found[e.Name()]; ok {
+			continue
+		}
+		if ino, err := t.entryIno(path.Join(p, e.Name()), e); err == nil { // else it is gone again
+			found[e.Name()] = Entry{Name: e.Name(), Type: e.Type(), Ino: ino}
 		}
 	}
 	return err
+}
+
+// entryIno is what Stat would say. Of an ordinary file the disk is asked
+// without a walk down to it, as there may be 100,000 in a directory.
+func (t *FS) entryIno(p string, e fs.DirEntry) (uint64, error) {
+	if layout.Parse(p).Kind != layout.Other {
+		a, err := t.Stat(p)
+		return a.Ino, err
+	}
+	info, err := e.Info()
+	if err != nil {
+		return 0, err
+	}
+	return info.Sys().(*syscall.Stat_t).Ino, nil
 }
 
 // childIsDir says whether a directory of the grammar holds directories, and

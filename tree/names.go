@@ -157,14 +157,13 @@ func (t *FS) rmdir(p string, at layout.Path) error {
 	if len(entries) > 0 && !t.onlyRemoved(p, at) {
 		return syscall.ENOTEMPTY
 	}
-	if len(entries) > 0 {
-		return t.forgetDir(p, at)
-	}
 	if err := t.plain.Remove(plainName(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := t.hideUnlisted(at); err != nil {
-		return err
+	if len(entries) == 0 {
+		if err := t.hideUnlisted(at); err != nil {
+			return err
+		}
 	}
 	return t.forgetDir(p, at)
 }

@@ -6,6 +6,8 @@ import (
 	"path"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/layout"
 )
@@ -44,7 +46,18 @@ func (t *FS) renamePlain(from, to string) error {
 	if err := t.makeParents(to); err != nil {
 		return err
 	}
-	return t.plain.Rename(from, to)
+	old, err := t.plain.Open(plainName(parent(from)))
+	if err != nil {
+		return err
+	}
+	defer old.Close()
+	new, err := t.plain.Open(plainName(parent(to)))
+	if err != nil {
+		return err
+	}
+	defer new.Close()
+	// Root.Rename refuses what rename(2) does: a directory over an empty one.
+	return unix.Renameat(int(old.Fd()), path.Base(from), int(new.Fd()), path.Base(to))
 }
 
 func (t *FS) renameTemp(from, to string) error {
@@ -52,6 +65,7 @@ func (t *FS) renameTemp(from, to string) error {
 	if err != nil {
 		return err
 	}
+	f.ino.Store(t.privateIno())
 	t.putTemp(to, f)
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/regfs/regfs/cas"
@@ -15,7 +16,7 @@ import (
 // rename.
 type temp struct {
 	fs  *FS
-	ino uint64
+	ino atomic.Uint64 // another with each name, as a node stays where it was found
 
 	mu     sync.RWMutex // guards what follows; held for reading while the file is in use
 	w      *cas.Writer
@@ -29,7 +30,8 @@ func (t *FS) createTemp(p string) (Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &temp{fs: t, ino: t.privateIno(), w: w, users: 2}
+	f := &temp{fs: t, w: w, users: 2}
+	f.ino.Store(t.privateIno())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := t.temps.get(p); ok {
@@ -106,7 +108,7 @@ func (f *temp) stat() (Attr, error) {
 	if f.heir != nil {
 		return f.heir.Stat()
 	}
-	return f.fs.writerAttr(f.w, f.ino)
+	return f.fs.writerAttr(f.w, f.ino.Load())
 }
 
 func (t *FS) writerAttr(w *cas.Writer, ino uint64) (Attr, error) {

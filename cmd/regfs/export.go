@@ -68,7 +68,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 		fmt.Fprintln(os.Stderr, "note:", note)
 	}
 	if err := inv.Err(); err != nil {
-		return fmt.Errorf("export %s: %w", release, err)
+		return err
 	}
 	if flags.dryRun {
 		_, err := fmt.Printf("%s: %s, %s\n", release, contents(inv), humanize.Bytes(uint64(inv.Size())))
@@ -89,7 +89,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("export %s: %w", release, err)
+		return err
 	}
 	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", flags.output, contents(inv), humanize.Bytes(uint64(inv.Size())), time.Since(begun).Round(time.Millisecond))
 	return nil
@@ -179,7 +179,7 @@ func checkSpace(dir string, size int64) error {
 		return &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < size {
-		return fmt.Errorf("%s needed in %s, %s free: %w", humanize.Bytes(uint64(size)), dir, humanize.Bytes(uint64(free)), syscall.ENOSPC)
+		return fmt.Errorf("export: %s needed in %s, %s free: %w", humanize.Bytes(uint64(size)), dir, humanize.Bytes(uint64(free)), syscall.ENOSPC)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -93,14 +94,16 @@ last one.
 			if err := store.Check(c.dir); err != nil {
 				return err
 			}
-			return again(c.startServer, func(client *control.Client) error { return c.mount(cmd.Context(), client, req) })
+			return again(func() (*control.Client, error) { return c.startServer(flags.detach) }, func(client *control.Client) error { return c.mount(cmd.Context(), client, req) })
 		},
 	}
 	flags.add(cmd.Flags())
 	return cmd
 }
 
-func (c *command) startServer() (*control.Client, error) {
+// startServer reaches the server, or starts one. In the foreground the server
+// speaks through this command; one that outlives it has a file.
+func (c *command) startServer(detach bool) (*control.Client, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -109,7 +112,19 @@ func (c *command) startServer() (*control.Client, error) {
 	if c.verbose {
 		argv = append(argv, "--verbose")
 	}
-	return control.DialOrStart(c.dir, argv)
+	if !detach {
+		return control.DialOrStart(c.dir, argv, os.Stderr)
+	}
+	log, err := os.OpenFile(store.Log(c.dir), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	client, err := control.DialOrStart(c.dir, argv, log)
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, "regfs: the server did not start; see the end of", log.Name())
+	}
+	return client, err
 }
 
 // mount stands for a mount until it is gone. A signal unmounts; it does not

@@ -57,7 +57,7 @@ func group(cmd *cobra.Command) *cobra.Command {
 		if len(args) == 0 {
 			return nil
 		}
-		err := fmt.Errorf("%s: unknown command %q", cmd.CommandPath(), args[0])
+		err := fmt.Errorf("unknown command %q", args[0])
 		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 			err = fmt.Errorf("%w; did you mean %q?", err, near[0])
 		}

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"os/signal"
+	"syscall"
+
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/control"
@@ -19,6 +22,8 @@ down and leaves.`,
   regfs --store /srv/regfs mount v1.0 /var/lib/registry --detach`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Whoever reads the log may end before the server does.
+			signal.Ignore(syscall.SIGPIPE)
 			return control.Serve(cmd.Context(), c.dir, idleExit, c.log())
 		},
 	}

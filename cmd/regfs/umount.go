@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
-	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -31,13 +29,13 @@ cleared away.`,
 			if err != nil {
 				return err
 			}
-			if !ok {
-				return fmt.Errorf("umount %s: no release is mounted there: %w", mountpoint, fs.ErrNotExist)
-			}
-			if at.Dead() {
+			if ok && at.Dead() {
 				return at.Clear()
 			}
-			c.dir = at.Source
+			if ok {
+				c.dir = at.Source
+			}
+			// If it is not here, a server may still have it for a container.
 			return c.umount(cmd, mountpoint, force)
 		},
 	}

@@ -1,0 +1,37 @@
+package mounttest
+
+import "testing"
+
+// A Reuse says where links resolve that a release has not written: M2.
+type Reuse string
+
+// The values of regfs mount --reuse.
+const (
+	ReuseStore      Reuse = "store"
+	ReuseRepository Reuse = "repository"
+	ReuseNone       Reuse = "none"
+)
+
+// Mounts is a backend under test: the releases of one store.
+type Mounts struct {
+	// Mount mounts a release, which is made if there is none of that name, and
+	// returns where. It fails the test on an error, and unmounts when the test
+	// ends.
+	Mount func(t testing.TB, release string, reuse Reuse) (dir string)
+
+	// Unmount ends a mount before the test does.
+	Unmount func(t testing.TB, dir string)
+
+	// Log returns what the backend has logged so far.
+	Log func() string
+
+	// Store is the store's directory, with its blobs in the registry's layout.
+	Store string
+}
+
+// remount gives a release a new mount.
+func (m Mounts) remount(t testing.TB, dir, release string, reuse Reuse) string {
+	t.Helper()
+	m.Unmount(t, dir)
+	return m.Mount(t, release, reuse)
+}
