@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"sync"
 	"syscall"
 
@@ -164,7 +163,7 @@ func (s *Server) unmount(r *http.Request) (any, error) {
 	m, ok := s.mounts[req.Mountpoint]
 	s.mu.Unlock()
 	if !ok {
-		return nil, fmt.Errorf("umount %s: no release of the store %s is mounted there: %w", req.Mountpoint, s.store.Dir, os.ErrNotExist)
+		return nil, &Error{Kind: "not-exist", Message: fmt.Sprintf("umount %s: no release is mounted there (store %s)", req.Mountpoint, s.store.Dir)}
 	}
 	return struct{}{}, m.end(req.Force)
 }

@@ -47,7 +47,7 @@ var _ gofuse.NodeGetattrer = (*dir)(nil)
 func (d *dir) Getattr(_ context.Context, _ gofuse.FileHandle, out *fuse.AttrOut) syscall.Errno {
 	a, err := d.tree().Stat(d.path())
 	fill(&out.Attr, a)
-	out.SetTimeout(dirTimeout)
+	out.SetTimeout(attrTimeout(tree.Dir))
 	return errno(err)
 }
 

@@ -86,6 +86,7 @@ func (f *file) Getattr(_ context.Context, fh gofuse.FileHandle, out *fuse.AttrOu
 		return h.getattr(out)
 	}
 	fill(&out.Attr, a)
+	out.SetTimeout(attrTimeout(f.kind))
 	return f.errno(err)
 }
 
@@ -124,6 +125,7 @@ type handle struct {
 func (h *handle) getattr(out *fuse.AttrOut) syscall.Errno {
 	a, err := h.Stat()
 	fill(&out.Attr, a)
+	out.SetTimeout(attrTimeout(a.Kind))
 	return errno(err)
 }
 

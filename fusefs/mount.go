@@ -89,6 +89,9 @@ func mountOptions(o Options) *fuse.MountOptions {
 		DisableXAttrs:     true,
 		MaxBackground:     128,
 		MaxWrite:          1 << 20,
+		// A registry reads a directory to remove it: attributes with the
+		// names would be fetched for nothing.
+		DisableReadDirPlus: true,
 		// One store, one layer: what lies on an overlay is not passed
 		// through, and another file system may be put on top of the mount.
 		MaxStackDepth: 1,

@@ -39,16 +39,26 @@ func (n *node) Statfs(_ context.Context, out *fuse.StatfsOut) syscall.Errno {
 // add makes the child that an Attr describes.
 func (n *node) add(ctx context.Context, p string, a tree.Attr, out *fuse.EntryOut) *gofuse.Inode {
 	fill(&out.Attr, a)
+	out.SetAttrTimeout(attrTimeout(a.Kind))
 	stable := gofuse.StableAttr{Mode: out.Attr.Mode & syscall.S_IFMT, Ino: a.Ino}
 	switch a.Kind {
 	case tree.Dir:
 		out.SetEntryTimeout(dirTimeout)
-		out.SetAttrTimeout(dirTimeout)
 		return n.NewInode(ctx, &dir{node{mount: n.mount}}, stable)
 	case tree.Symlink:
 		return n.NewInode(ctx, &symlink{node{mount: n.mount}}, stable)
 	}
 	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind, found: p}, stable)
+}
+
+// attrTimeout is how long the kernel may believe attributes. All changes to a
+// plain file come through this mount, where the kernel sees them; a directory's
+// and a blob's do not change. A small file may give way to another unseen.
+func attrTimeout(k tree.Kind) time.Duration {
+	if k == tree.Small {
+		return 0
+	}
+	return dirTimeout
 }
 
 // owner is whose process has sent a request.
@@ -134,6 +144,7 @@ func (n *node) setattr(p string, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.
 	}
 	a, err := n.tree().Stat(p)
 	fill(&out.Attr, a)
+	out.SetTimeout(attrTimeout(a.Kind))
 	return errno(err)
 }
 

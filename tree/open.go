@@ -2,6 +2,7 @@ package tree
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -93,26 +94,26 @@ func (t *FS) openLink(p string, at layout.Path, flags int) (Handle, error) {
 // committed. With O_EXCL, what is there already is an error; without, it is
 // opened.
 func (t *FS) Create(p string, flags int, mode fs.FileMode, who Owner) (Handle, Attr, error) {
-	if _, err := t.Stat(p); err == nil {
-		if flags&os.O_EXCL != 0 {
-			return nil, Attr{}, pathError("create", p, fs.ErrExist)
-		}
+	h, err := t.create(p, layout.Parse(p), flags, mode, who)
+	if errors.Is(err, fs.ErrExist) && flags&os.O_EXCL == 0 {
 		return t.opened(t.Open(p, flags))
 	}
-	at := layout.Parse(p)
-	var h Handle
-	var err error
+	return t.opened(h, pathError("create", p, err))
+}
+
+func (t *FS) create(p string, at layout.Path, flags int, mode fs.FileMode, who Owner) (Handle, error) {
 	switch {
 	case at.Kind == layout.Other:
-		h, err = t.createPlain(p, flags, mode, who)
+		return t.createPlain(p, flags, mode, who)
 	case at.Kind == layout.Temp:
-		h, err = t.createTemp(p)
+		return t.createTemp(p)
 	case at.Kind == layout.BlobData || at.Kind.IsLink():
-		h, err = t.newDraft(p, at, t.nothing(), flags|os.O_TRUNC)
-	default:
-		err = syscall.EISDIR
+		if _, err := t.Stat(p); err == nil {
+			return nil, fs.ErrExist
+		}
+		return t.newDraft(p, at, t.nothing(), flags|os.O_TRUNC)
 	}
-	return t.opened(h, pathError("create", p, err))
+	return nil, syscall.EISDIR
 }
 
 func (t *FS) opened(h Handle, err error) (Handle, Attr, error) {

@@ -76,7 +76,7 @@ func (t *FS) createPlain(p string, flags int, mode fs.FileMode, who Owner) (Hand
 
 // give makes a new file its maker's, where the server may do that.
 func (t *FS) give(p string, who Owner) error {
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 || who.UID == 0 && int(who.GID) == os.Getegid() {
 		return nil
 	}
 	return t.plain.Lchown(p, int(who.UID), int(who.GID))
@@ -90,8 +90,10 @@ func (t *FS) openPlain(p string, flags int) (Handle, error) {
 // was meant.
 func (t *FS) openPlainFile(p string, flags int, mode fs.FileMode) (*plainHandle, error) {
 	const heed = writing | os.O_TRUNC | os.O_CREATE | os.O_EXCL
-	if info, err := t.plain.Lstat(p); err == nil && info.Mode().Type() != 0 {
-		return nil, syscall.ELOOP
+	if flags&os.O_EXCL == 0 {
+		if info, err := t.plain.Lstat(p); err == nil && info.Mode().Type() != 0 {
+			return nil, syscall.ELOOP
+		}
 	}
 	// The lock makes opening and counting one step against awaitWriters,
 	// which looks after the name is gone.
