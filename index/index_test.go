@@ -156,9 +156,7 @@ func view(r *Release, repos, tags []string, digests []digest.Digest) string {
 		return strings.Join(s, ", ")
 	}
 	say("repositories %v", r.Repositories())
-	for path, made := range r.Dirs() {
-		defer say("dir %s %d", path, made.UnixNano())
-	}
+	say("dirs %q", r.Dirs())
 	for _, repo := range append([]string{""}, repos...) {
 		say("%s: %v, steps %v, ever %v", repo, r.Repository(repo), r.Steps(repo), r.db.EverRepository(repo))
 		say("  layers %s", links(r.Layers(repo)))

@@ -148,7 +148,7 @@ func shortView(r *Release, repos, tags, all []string) string {
 	var b strings.Builder
 	var listed []string
 	listed = append(listed, r.Repositories()...)
-	fmt.Fprintln(&b, listed, slices.Sorted(maps.Keys(r.Dirs())))
+	fmt.Fprintln(&b, listed, r.Dirs())
 	for _, repo := range repos {
 		for _, name := range all {
 			_, linked := r.Revision(repo, dg(name))

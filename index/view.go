@@ -285,10 +285,10 @@ func (r *Release) Repositories() []string {
 }
 
 // Dirs lists the directories that somebody made.
-func (r *Release) Dirs() map[string]time.Time {
+func (r *Release) Dirs() []string {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return maps.Clone(r.dirs)
+	return slices.Sorted(maps.Keys(r.dirs))
 }
 
 func sortLinks(links []Link) []Link {

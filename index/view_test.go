@@ -2,6 +2,7 @@ package index
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -398,17 +399,9 @@ func TestDirs(t *testing.T) {
 	ok(t, r.RemoveDir("docker/registry"))
 	ok(t, r.RemoveDir("never"))
 	for range 2 {
-		dirs := r.Dirs()
-		equal(t, "directories", len(dirs), 2)
-		for _, name := range []string{"docker", "docker/registry/v2"} {
-			if made := dirs[name]; time.Since(made) > time.Minute {
-				t.Errorf("%s made at %v", name, made)
-			}
-		}
+		equal(t, "directories", strings.Join(r.Dirs(), " "), "docker docker/registry/v2")
 		r = reopen(t, r)
 	}
-	r.Dirs()["mine"] = time.Now()
-	equal(t, "directories after the caller has changed his copy", len(r.Dirs()), 2)
 }
 
 // Repository reuse asks whether any release ever had a blob in a repository.

@@ -36,7 +36,11 @@ func newPodman(t *testing.T) *podman {
 	if os.Geteuid() != 0 {
 		cannot(t, "a container with a mount in it needs root")
 	}
-	p := &podman{t, t.TempDir()}
+	dir, err := os.MkdirTemp("", "p") // t.TempDir is too long: podman takes 50 characters
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &podman{t, dir}
 	t.Cleanup(func() { _ = os.RemoveAll(p.dir) })
 	return p
 }

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"path"
 	"syscall"
-	"time"
 
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/layout"
@@ -65,7 +64,7 @@ func (t *FS) addDir(p string) bool {
 	if _, ok := t.dirs.get(p); ok {
 		return false
 	}
-	t.dirs.set(p, time.Now())
+	t.dirs.set(p, struct{}{})
 	return true
 }
 

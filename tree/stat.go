@@ -3,7 +3,6 @@ package tree
 import (
 	"errors"
 	"io/fs"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -49,11 +48,8 @@ func (t *FS) statLink(p string, at layout.Path) (Attr, error) {
 }
 
 func (t *FS) statDir(p string, at layout.Path) (Attr, error) {
-	if made, ok := t.made(p); ok {
-		return t.dirAttr(p, made), nil
-	}
-	if t.resolves(at) {
-		return t.dirAttr(p, t.release.Created), nil
+	if t.made(p) || t.resolves(at) {
+		return t.dirAttr(p), nil
 	}
 	// It may hold plain files only, as an upload. It is the mount's all the
 	// same: on the disk it is nobody's who uses the mount.
@@ -61,14 +57,15 @@ func (t *FS) statDir(p string, at layout.Path) (Attr, error) {
 	if err != nil || a.Kind != Dir {
 		return a, err
 	}
-	return t.dirAttr(p, a.Time), nil
+	return t.dirAttr(p), nil
 }
 
-// made finds a directory that somebody made.
-func (t *FS) made(p string) (time.Time, bool) {
+// made says whether somebody made a directory.
+func (t *FS) made(p string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.dirs.get(p)
+	_, ok := t.dirs.get(p)
+	return ok
 }
 
 // blob finds a blob that a lookup may see: M2 and M4 of the contract.

@@ -74,7 +74,7 @@ type FS struct {
 	plain   *os.Root // the same, opened: no name leads out of it
 
 	mu      sync.Mutex // guards what follows; a leaf: nothing is called under it that blocks
-	dirs    names[time.Time]
+	dirs    names[struct{}]
 	temps   names[*temp]
 	writers map[uint64]int // inode of a plain file → handles that can write to it
 
@@ -95,11 +95,11 @@ func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area strin
 	}
 	t := &FS{
 		Options: o, blobs: blobs, index: db, release: release, dir: dir, area: area, plain: plain,
-		dirs: make(names[time.Time]), temps: make(names[*temp]),
+		dirs: make(names[struct{}]), temps: make(names[*temp]),
 		writers: make(map[uint64]int),
 	}
-	for p, made := range release.Dirs() {
-		t.dirs.set(p, made)
+	for _, p := range release.Dirs() {
+		t.dirs.set(p, struct{}{})
 	}
 	return t, nil
 }
@@ -153,9 +153,12 @@ func namedIno(p string) uint64 {
 
 func (t *FS) privateIno() uint64 { return t.private.Add(1) | inoPrivate }
 
-func (t *FS) dirAttr(p string, made time.Time) Attr {
+// dirAttr describes a directory of the grammar. All have the release's time:
+// one that is there for a lookup, and is made later, must not seem to change
+// while tar reads it.
+func (t *FS) dirAttr(p string) Attr {
 	return Attr{
-		Kind: Dir, Ino: namedIno(p), Mode: fs.ModeDir | t.DirMode, Size: 4096, Time: made,
+		Kind: Dir, Ino: namedIno(p), Mode: fs.ModeDir | t.DirMode, Size: 4096, Time: t.release.Created,
 		UID: t.UID, GID: t.GID, Nlink: 1, // 1: "not counted", so that find does not trust it
 	}
 }
