@@ -6,6 +6,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -36,14 +38,54 @@ func (s *Store) adopt(name string) (*Writer, error) {
 		return nil, err
 	}
 	temp := newTempName()
-	if err := s.move(name, temp); err != nil {
+	if err := s.root.Symlink(name, temp+originSuffix); err != nil {
 		return nil, err
+	}
+	if err := s.move(name, temp); err != nil {
+		return nil, errors.Join(err, s.root.Remove(temp+originSuffix))
 	}
 	w, err := s.take(temp)
 	if err != nil {
-		return nil, errors.Join(err, s.moveNew(temp, name))
+		return nil, errors.Join(err, s.moveNew(temp, name), s.root.Remove(temp+originSuffix))
 	}
 	return w, nil
+}
+
+// originSuffix is that of a symlink beside an adopted file, which says where
+// the file comes from. If the process is killed before the commit, the next
+// one gives the file back: it may be an upload that somebody resumes.
+const originSuffix = ".from"
+
+// giveBackAll returns what a process that was killed had adopted. What cannot
+// be returned, because its name is taken, is left to be discarded.
+func (s *Store) giveBackAll(names []string) error {
+	for _, name := range names {
+		temp, adopted := strings.CutSuffix(path.Join(tempDir, name), originSuffix)
+		if !adopted {
+			continue
+		}
+		origin, err := s.root.Readlink(temp + originSuffix)
+		if err != nil || checkForeign(origin) != nil {
+			continue // not ours
+		}
+		err = s.moveNew(temp, origin)
+		if err == nil {
+			err = s.makeWritable(origin)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrExist) {
+			return failure("return", origin, err)
+		}
+	}
+	return nil
+}
+
+// makeWritable undoes a blob's mode, if the file had got it already.
+func (s *Store) makeWritable(name string) error {
+	info, err := s.root.Lstat(name)
+	if err != nil || info.Mode().Perm() != blobMode {
+		return err
+	}
+	return s.root.Chmod(name, 0o644)
 }
 
 // take makes a Writer of a file that has been moved to tmp. What it was has to

@@ -136,8 +136,9 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 	return file, nil
 }
 
-// DiscardTemp removes what a process that was killed has left half done. Only
-// the store's one writer may call it, and only before it writes.
+// DiscardTemp removes what a process that was killed has left half done, and
+// returns what it had adopted. Only the store's one writer may call it, and
+// only before it writes.
 //
 // If there is something to remove, blobs may be there whose directories were
 // never flushed, and nobody remembers which. A lookup would reuse them, so
@@ -153,6 +154,9 @@ func (s *Store) DiscardTemp() error {
 	// First sync, then remove: killed in between, the next one starts over.
 	if err := s.disk.syncAll(); err != nil {
 		return failure("sync", "file system", err)
+	}
+	if err := s.giveBackAll(names); err != nil {
+		return err
 	}
 	for _, name := range names {
 		if err := s.root.RemoveAll(path.Join(tempDir, name)); err != nil {

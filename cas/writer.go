@@ -212,5 +212,8 @@ func (w *Writer) Close() error {
 	if !w.moved {
 		err = errors.Join(err, w.store.root.Remove(w.name))
 	}
+	if w.origin != nil {
+		err = errors.Join(err, w.store.root.Remove(w.name+originSuffix))
+	}
 	return err
 }

@@ -42,3 +42,14 @@ func (s sizes) look(d digest.Digest) (int64, error) {
 	}
 	return info.Size, err
 }
+
+// whole reads a blob and says whether it is what its digest says.
+func (s sizes) whole(d digest.Digest) (bool, error) {
+	f, err := s.blobs.Open(d)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	got, err := d.Algorithm().FromReader(f)
+	return got == d, err
+}

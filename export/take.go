@@ -114,12 +114,29 @@ func (t *taking) need(repo *repository, rev *revision, need index.Need) error {
 	case need.Manifest && !repo.knows(rev, need.Digest):
 		t.unknown(repo, rev, need)
 	case need.Size > 0 && need.Size != size:
-		problem := fmt.Sprintf("damaged: %d bytes in the store, %d by the manifest", size, need.Size)
-		t.damaged.add(damage{need.Digest, problem}, rev.images)
+		return t.wrongSize(repo, rev, need, size)
 	default:
 		t.needed.add(need.Digest, rev.images)
 		t.layer(repo, rev, need)
 	}
+	return nil
+}
+
+// wrongSize finds out whether the blob is wrong or the manifest: a registry
+// compares digests, not sizes.
+func (t *taking) wrongSize(repo *repository, rev *revision, need index.Need, size int64) error {
+	whole, err := t.sizes.whole(need.Digest)
+	if err != nil {
+		return err
+	}
+	if !whole {
+		problem := fmt.Sprintf("damaged: %d bytes in the store, %d by the manifest", size, need.Size)
+		t.damaged.add(damage{need.Digest, problem}, rev.images)
+		return nil
+	}
+	t.note(rev, fmt.Sprintf("%s %s has %d bytes, and %d by the manifest, which is wrong", need.Role, need.Digest, size, need.Size))
+	t.needed.add(need.Digest, rev.images)
+	t.layer(repo, rev, need)
 	return nil
 }
 

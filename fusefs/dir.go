@@ -140,7 +140,14 @@ func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
 var _ gofuse.NodeRmdirer = (*dir)(nil)
 
 func (d *dir) Rmdir(_ context.Context, name string) syscall.Errno {
-	return errno(d.tree().Rmdir(d.child(name)))
+	p := d.child(name)
+	if err := d.tree().Rmdir(p); err != nil {
+		return errno(err)
+	}
+	if _, err := d.tree().Stat(p); err == nil {
+		d.mount.dirs.next(p)
+	}
+	return 0
 }
 
 var _ gofuse.NodeRenamer = (*dir)(nil)

@@ -57,7 +57,11 @@ func (f *file) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint3
 	}
 	h, err := f.tree().Open(p, int(flags))
 	if err != nil {
-		return nil, 0, f.errno(err)
+		e := f.errno(err)
+		if e == syscall.ENOENT && writes {
+			e = syscall.ESTALE // removed since it was found; with O_CREAT the kernel comes back to make it
+		}
+		return nil, 0, e
 	}
 	if f.kind == tree.Small && writes {
 		f.mount.rewrites.end(of(ctx, p))

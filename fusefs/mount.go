@@ -42,6 +42,7 @@ type Options struct {
 type Mount struct {
 	tree     *tree.FS
 	server   *fuse.Server
+	dirs     generations
 	rewrites moments       // a blob is a writer's own
 	removals moments       // a blob that stays is gone
 	writers  atomic.Uint64 // inode numbers given to writers

@@ -44,6 +44,7 @@ func (n *node) add(ctx context.Context, p string, a tree.Attr, out *fuse.EntryOu
 	switch a.Kind {
 	case tree.Dir:
 		out.SetEntryTimeout(dirTimeout)
+		stable.Gen = n.mount.dirs.of(p)
 		return n.NewInode(ctx, &dir{node{mount: n.mount}}, stable)
 	case tree.Symlink:
 		return n.NewInode(ctx, &symlink{node{mount: n.mount}}, stable)

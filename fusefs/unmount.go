@@ -59,7 +59,9 @@ func (m Mounted) Unmount() error { return unmount(m.Mountpoint, 0) }
 // Clear takes the mount away whoever uses it. What is open in it fails from
 // then on.
 func (m Mounted) Clear() error {
-	return errors.Join(unmount(m.Mountpoint, unix.MNT_DETACH), m.Abort())
+	// In this order: a connection's number is free for another's once it is
+	// unmounted.
+	return errors.Join(m.Abort(), unmount(m.Mountpoint, unix.MNT_DETACH))
 }
 
 // Abort ends the mount's connection, and with it all use of the mount in every

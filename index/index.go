@@ -204,13 +204,11 @@ func (db *DB) Manifest(d digest.Digest) (*manifest.Manifest, error) {
 }
 
 // KnowsManifest says whether some release has linked the manifest, or an index
-// that contains it.
+// that contains it. What an index lists as a manifest and is none does not
+// count.
 func (db *DB) KnowsManifest(d digest.Digest) bool {
-	if _, ok := db.learnt.Load(d); ok {
-		return true
-	}
-	_, err := db.get(factsKey(d))
-	return err == nil
+	m, err := db.Manifest(d)
+	return err == nil && m.MediaType != ""
 }
 
 // EverLinked says whether some release has linked the blob in the repository,

@@ -155,16 +155,25 @@ func (e *exploration) follow(d digest.Digest, depth int) error {
 }
 
 func (e *exploration) visit(ref manifest.Ref, depth int) error {
-	if ref.Optional {
-		if _, err := e.fs.blobs.Stat(ref.Digest); errors.Is(err, fs.ErrNotExist) {
-			e.absent = append(e.absent, ref.Digest)
-			return nil
-		}
+	if ref.Optional && !e.fs.has(ref) {
+		e.absent = append(e.absent, ref.Digest)
+		return nil
 	}
 	if _, known := e.facts[ref.Digest]; known || ref.Role != manifest.Child {
 		return nil
 	}
 	return e.follow(ref.Digest, depth+1)
+}
+
+// has says whether the release has what a manifest can do without. An index's
+// child it has only if it was pushed here: a registry does not find those of
+// other releases. A layer it has if a registry that asked was told so.
+func (t *FS) has(ref manifest.Ref) bool {
+	if ref.Role == manifest.Child {
+		return t.release.Blob(ref.Digest).State.Listed()
+	}
+	_, err := t.blob(ref.Digest)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 var errNoManifest = errors.New("not a manifest")

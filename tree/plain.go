@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/regfs/regfs/layout"
 )
 
@@ -95,46 +97,28 @@ func (t *FS) openPlainFile(p string, flags int, mode fs.FileMode) (*plainHandle,
 			return nil, syscall.ELOOP
 		}
 	}
-	// The lock makes opening and counting one step against awaitWriters,
-	// which looks after the name is gone.
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	// Held over the open, so that nobody can be half-way into a file that has
+	// lost its name: see alone.
+	t.opening.RLock()
+	defer t.opening.RUnlock()
 	f, err := t.plain.OpenFile(p, flags&heed, mode)
 	if err != nil {
 		return nil, err
 	}
-	h := &plainHandle{fs: t, path: p, file: f, writes: flags&writing != 0}
-	if h.writes {
-		if h.ino, err = inode(f); err != nil {
-			f.Close()
-			return nil, err
-		}
-		t.writers[h.ino]++
-	}
-	return h, nil
-}
-
-func inode(f *os.File) (uint64, error) {
-	var st syscall.Stat_t
-	if err := syscall.Fstat(int(f.Fd()), &st); err != nil {
-		return 0, err
-	}
-	return st.Ino, nil
+	return &plainHandle{path: p, file: f}, nil
 }
 
 // A plainHandle is an open file of the release's own directory.
 type plainHandle struct {
-	fs     *FS
-	path   string
-	file   *os.File
-	writes bool
-	ino    uint64 // if it writes
+	path string
+	file *os.File
 }
 
 func (h *plainHandle) ReadAt(p []byte, off int64) (int, error)  { return h.file.ReadAt(p, off) }
 func (h *plainHandle) WriteAt(p []byte, off int64) (int, error) { return h.file.WriteAt(p, off) }
 func (h *plainHandle) Truncate(size int64) error                { return h.file.Truncate(size) }
 func (h *plainHandle) Flush() error                             { return nil }
+func (h *plainHandle) Close() error                             { return h.file.Close() }
 func (h *plainHandle) File() *os.File                           { return h.file }
 
 func (h *plainHandle) Stat() (Attr, error) {
@@ -154,17 +138,6 @@ func (h *plainHandle) Sync() error {
 	return h.file.Sync()
 }
 
-func (h *plainHandle) Close() error {
-	if h.writes {
-		h.fs.mu.Lock()
-		if h.fs.writers[h.ino]--; h.fs.writers[h.ino] == 0 {
-			delete(h.fs.writers, h.ino)
-		}
-		h.fs.mu.Unlock()
-	}
-	return h.file.Close()
-}
-
 // scaffolding says whether a path is an upload's, but not its data.
 func scaffolding(p string) bool {
 	return strings.HasPrefix(p, layout.Root+"/repositories/") && strings.Contains(p, "/_uploads") && path.Base(p) != "data"
@@ -174,15 +147,22 @@ func scaffolding(p string) bool {
 // a close's RELEASE may reach the server after the RENAME that follows it.
 const patience = time.Second
 
-// awaitWriters reports whether nobody can write to the file any more. Its name
-// must be gone already, so that nobody new comes.
-func (t *FS) awaitWriters(ino uint64) bool {
+// alone reports whether nobody can write to a file any more, by a descriptor
+// or a mapping, wherever it comes from: with passthrough one may outlive the
+// server that gave it. The kernel knows, and tells who asks for a read lease
+// (F_SETLEASE of fcntl(2)). The file's name must be gone already, so that
+// nobody new comes, and f must be open for reading only.
+func (t *FS) alone(f *os.File) bool {
+	t.opening.Lock() // who had found the name before it went is through
+	t.opening.Unlock()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		t.mu.Lock()
-		open := t.writers[ino] > 0
-		t.mu.Unlock()
-		if !open || time.Now().After(deadline) {
-			return !open
+		_, err := unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
+		if err == nil {
+			_, err = unix.FcntlInt(f.Fd(), unix.F_SETLEASE, unix.F_UNLCK)
+			return err == nil
+		}
+		if err != unix.EAGAIN || time.Now().After(deadline) {
+			return false // written to, or not to be found out
 		}
 	}
 }
@@ -228,9 +208,27 @@ func (t *FS) setPlain(p string, c Change) error {
 		}
 	}
 	if c.Atime != nil || c.Mtime != nil {
-		return t.plain.Chtimes(p, orZero(c.Atime), orZero(c.Mtime))
+		return t.setTimes(p, c)
 	}
 	return nil
+}
+
+// setTimes sets the times of a link itself, which os does not.
+func (t *FS) setTimes(p string, c Change) error {
+	dir, err := t.plain.Open(plainName(parent(p)))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	times := []unix.Timespec{timespec(c.Atime), timespec(c.Mtime)}
+	return unix.UtimesNanoAt(int(dir.Fd()), path.Base(p), times, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+func timespec(at *time.Time) unix.Timespec {
+	if at == nil {
+		return unix.Timespec{Nsec: unix.UTIME_OMIT}
+	}
+	return unix.NsecToTimespec(at.UnixNano())
 }
 
 func (t *FS) truncatePlain(p string, size int64) error {
@@ -246,12 +244,4 @@ func orKeep(id *uint32) int {
 		return -1
 	}
 	return int(*id)
-}
-
-// orZero: os leaves a time alone that is zero.
-func orZero(at *time.Time) time.Time {
-	if at == nil {
-		return time.Time{}
-	}
-	return *at
 }

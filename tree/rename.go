@@ -95,18 +95,14 @@ func (t *FS) commitPlain(from string, dst layout.Path) error {
 		return plainError(err)
 	}
 	defer w.Close()
-	ino, err := inode(w.File())
-	if err == nil {
-		err = t.commitAdopted(w, ino, dst)
-	}
-	if err != nil {
+	if err := t.commitAdopted(w, dst); err != nil {
 		return errors.Join(err, w.Return(path.Join(t.area, from)))
 	}
 	return nil
 }
 
-func (t *FS) commitAdopted(w *cas.Writer, ino uint64, dst layout.Path) error {
-	if t.awaitWriters(ino) {
+func (t *FS) commitAdopted(w *cas.Writer, dst layout.Path) error {
+	if t.alone(w.File()) {
 		return t.commit(dst, w)
 	}
 	private, err := w.Clone()

@@ -21,7 +21,8 @@
 package tree
 
 import (
-	"hash/fnv"
+	"crypto/sha256"
+	"encoding/binary"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -73,10 +74,11 @@ type FS struct {
 	area    string   // where the plain files lie, relative to dir
 	plain   *os.Root // the same, opened: no name leads out of it
 
-	mu      sync.Mutex // guards what follows; a leaf: nothing is called under it that blocks
-	dirs    names[struct{}]
-	temps   names[*temp]
-	writers map[uint64]int // inode of a plain file → handles that can write to it
+	opening sync.RWMutex // held for reading while a plain file is being opened
+
+	mu    sync.Mutex // guards what follows; a leaf: nothing is called under it that blocks
+	dirs  names[struct{}]
+	temps names[*temp]
 
 	private atomic.Uint64 // the last inode number given to a draft or a temp
 }
@@ -96,7 +98,6 @@ func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area strin
 	t := &FS{
 		Options: o, blobs: blobs, index: db, release: release, dir: dir, area: area, plain: plain,
 		dirs: make(names[struct{}]), temps: make(names[*temp]),
-		writers: make(map[uint64]int),
 	}
 	for _, p := range release.Dirs() {
 		t.dirs.set(p, struct{}{})
@@ -146,9 +147,9 @@ const (
 )
 
 func namedIno(p string) uint64 {
-	h := fnv.New64a()
-	h.Write([]byte(p))
-	return h.Sum64()&(inoNamed-1) | inoNamed
+	// A strong hash: nodes are told apart by it, and names are a pusher's choice.
+	h := sha256.Sum256([]byte(p))
+	return binary.BigEndian.Uint64(h[:])&(inoNamed-1) | inoNamed
 }
 
 func (t *FS) privateIno() uint64 { return t.private.Add(1) | inoPrivate }

@@ -146,6 +146,9 @@ func writeOutput(name string, size int64, write func(io.Writer) error) error {
 	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
 		return writeDevice(name, write)
 	}
+	if target, err := filepath.EvalSymlinks(name); err == nil {
+		name = target // a link to the file stays one
+	}
 	if err := checkSpace(filepath.Dir(name), size); err != nil {
 		return err
 	}
