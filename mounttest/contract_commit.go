@@ -1,6 +1,7 @@
 package mounttest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -24,6 +25,7 @@ var commitClauses = []clause{
 	{"M5_damaged_is_replaced", testDamagedReplaced},
 	{"M6_immutable", testImmutable},
 	{"M6_writer_of_the_upload", testUploadWriterLate},
+	{"M6_mapping_of_the_upload", testUploadMapped},
 	{"M6_rewritten_under_readers", testRewrittenUnderReaders},
 }
 
@@ -310,6 +312,28 @@ func testUploadWriterLate(t *testing.T, m Mounts) {
 	f.WriteAt([]byte("changed"), 0)
 	f.Truncate(3)
 	f.Sync()
+	checkBlob(t, r, content)
+	same(t, "store's file", must(os.ReadFile(m.storeBlob(d)))(t), content)
+}
+
+// A mapping outlives the descriptor it was made from.
+func testUploadMapped(t *testing.T, m Mounts) {
+	r := registry3(m.Mount(t, "m6-mapped", ReuseStore))
+	content := noise(t.Name(), 10_000)
+	d := digest.FromBytes(content)
+	u := must(r.newUpload("repo"))(t)
+	ok(t, u.write(content))
+	f := must(os.OpenFile(u.data(), os.O_RDWR, 0))(t)
+	mapping, err := unix.Mmap(int(f.Fd()), 0, len(content), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	ok(t, f.Close())
+	if errors.Is(err, unix.ENODEV) {
+		return // no such mappings here
+	}
+	ok(t, err)
+	defer unix.Munmap(mapping)
+	ok(t, u.commit(d))
+	copy(mapping, "changed")
+	ok(t, unix.Msync(mapping, unix.MS_SYNC))
 	checkBlob(t, r, content)
 	same(t, "store's file", must(os.ReadFile(m.storeBlob(d)))(t), content)
 }

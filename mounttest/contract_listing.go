@@ -23,6 +23,7 @@ var listingClauses = []clause{
 	{"M3_uploaded_and_not_referenced", testUnreferencedListed},
 	{"M3_shared_layers", testSharedLayers},
 	{"M3_sparse_index", testSparseIndex},
+	{"M3_platform_of_another_release", testPlatformOfAnotherRelease},
 	{"M3_child_that_comes_by_another_release", testChildFromElsewhere},
 	{"M3_tree_copied_in", testTreeCopiedIn},
 	{"M3_tree_copied_over", testTreeCopiedOver},
@@ -237,4 +238,16 @@ func testTools(t *testing.T, m Mounts) {
 	}
 	got := findFiles(t, filepath.Join(out, "tar"))
 	sameList(t, "untarred", got, slices.Clone(img.files("library/known", "v1")))
+}
+
+// testPlatformOfAnotherRelease: a sparse index has no child of history's.
+func testPlatformOfAnotherRelease(t *testing.T, m Mounts) {
+	here, past := newImage(t.Name()+"here", 2), newImage(t.Name()+"past", 2)
+	ok(t, registry3(m.Mount(t, "m3-platform-a", ReuseStore)).pushImage("repo", "", past))
+	r := registry3(m.Mount(t, "m3-platform-b", ReuseStore))
+	ok(t, r.pushImage("repo", "", here))
+	sparse := newIndex(t.Name(), here, past)
+	ok(t, r.pushManifest("repo", "v1", sparse.manifest))
+	sparse.children = sparse.children[:1]
+	sameList(t, "sparse", findFiles(t, r.root), sparse.files("repo", "v1"))
 }

@@ -233,6 +233,14 @@ func testSymlink(t *testing.T, dir string) {
 		if mode := must(os.Lstat(p))(t).Mode(); mode.Type() != fs.ModeSymlink {
 			t.Errorf("%s has mode %v", name, mode)
 		}
+		past := unix.NsecToTimespec(1e18)
+		ok(t, unix.UtimesNanoAt(unix.AT_FDCWD, p, []unix.Timespec{past, past}, unix.AT_SYMLINK_NOFOLLOW))
+		if at := must(os.Lstat(p))(t).ModTime().UnixNano(); at != 1e18 {
+			t.Errorf("%s has the time %d", name, at)
+		}
+	}
+	if at := must(os.Stat(filepath.Join(dir, "file")))(t).ModTime().UnixNano(); at == 1e18 {
+		t.Error("the time of a link was set on what it points to")
 	}
 	hasContent(t, filepath.Join(dir, "relative"), []byte("content"))
 	hasContent(t, filepath.Join(dir, "absolute"), []byte("content"))
