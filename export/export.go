@@ -11,10 +11,10 @@
 // what is wrong with which image; and [Inventory.Size] is its size to the byte.
 //
 // Not promised: an inventory is no snapshot. What is pushed while it is taken
-// may be in it or not, but an image that is in it is whole. Whether an optional
-// blob is in it (a foreign layer, an index's child) is for the store to say:
-// what is there is taken along. And without [Options.Verify] rot in a blob goes
-// unnoticed, unless its size tells.
+// may be in it or not, but an image that is in it is whole. What an image can do
+// without (a foreign layer, an index's child) is in it if it was there when the
+// image was pushed. And without [Options.Verify] rot in a blob goes unnoticed,
+// unless its size tells.
 package export
 
 import (
