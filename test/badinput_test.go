@@ -307,7 +307,7 @@ func TestSocket(t *testing.T) {
 		open := `mount --bind ` + string(s) + ` ` + string(theirs) + `; chmod 0755 ` + string(s) + `; chmod 0644 ` + string(s) + `/regfs.json`
 		cmd := asNobody(dir, open, "status")
 		refused(t, runProgram(t, nil, cmd[0], cmd[1:]...), failed)
-		if !strings.Contains(m.Log(), "refused") || !strings.Contains(m.Log(), "65534") {
+		if !within(mountTime, func() bool { return strings.Contains(m.Log(), "refused") && strings.Contains(m.Log(), "65534") }) {
 			t.Errorf("the log does not say who was refused:\n%s", m.Log())
 		}
 		s.must(t, "status")
@@ -478,7 +478,7 @@ func TestBadManifests(t *testing.T) {
 			if _, err := os.Stat(link); !os.IsNotExist(err) {
 				t.Errorf("the link is there: %v", err)
 			}
-			if !strings.Contains(m.Log(), d.String()) {
+			if !within(mountTime, func() bool { return strings.Contains(m.Log(), d.String()) }) {
 				t.Errorf("the log does not name it:\n%s", m.Log())
 			}
 		})
