@@ -17,10 +17,11 @@ const module = "github.com/regfs/regfs/"
 var rooms = map[string][]string{
 	"layout":            {},
 	"manifest":          {},
-	"cas":               {"layout"},
+	"beneath":           {},
+	"cas":               {"layout", "beneath"},
 	"index":             {"manifest"},
 	"store":             {"cas", "index"},
-	"tree":              {"layout", "manifest", "cas", "index"},
+	"tree":              {"layout", "manifest", "cas", "index", "beneath"},
 	"fusefs":            {"tree", "cas"},
 	"export":            {"layout", "manifest", "cas", "index"},
 	"control":           {"store", "tree", "fusefs", "export", "index"},

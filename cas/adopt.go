@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/beneath"
 )
 
 // Adopt takes a file as the content of a blob, without copying it. The name is
@@ -38,15 +40,15 @@ func (s *Store) adopt(name string) (*Writer, error) {
 		return nil, err
 	}
 	temp := newTempName()
-	if err := s.root.Symlink(name, temp+originSuffix); err != nil {
+	if err := s.dir.Symlink(name, temp+originSuffix); err != nil {
 		return nil, err
 	}
-	if err := s.move(name, temp); err != nil {
-		return nil, errors.Join(err, s.root.Remove(temp+originSuffix))
+	if err := s.dir.Rename(name, temp, 0); err != nil {
+		return nil, errors.Join(err, s.dir.Unlink(temp+originSuffix))
 	}
 	w, err := s.take(temp)
 	if err != nil {
-		return nil, errors.Join(err, s.moveNew(temp, name), s.root.Remove(temp+originSuffix))
+		return nil, errors.Join(err, s.dir.RenameNew(temp, name), s.dir.Unlink(temp+originSuffix))
 	}
 	return w, nil
 }
@@ -64,11 +66,11 @@ func (s *Store) giveBackAll(names []string) error {
 		if !adopted {
 			continue
 		}
-		origin, err := s.root.Readlink(temp + originSuffix)
+		origin, err := s.dir.Readlink(temp + originSuffix)
 		if err != nil || checkForeign(origin) != nil {
 			continue // not ours
 		}
-		err = s.moveNew(temp, origin)
+		err = s.dir.RenameNew(temp, origin)
 		if err == nil {
 			err = s.makeWritable(origin)
 		}
@@ -81,11 +83,11 @@ func (s *Store) giveBackAll(names []string) error {
 
 // makeWritable undoes a blob's mode, if the file had got it already.
 func (s *Store) makeWritable(name string) error {
-	info, err := s.root.Lstat(name)
-	if err != nil || info.Mode().Perm() != blobMode {
+	stat, err := s.dir.Lstat(name)
+	if err != nil || stat.Mode&0o777 != blobMode {
 		return err
 	}
-	return s.root.Chmod(name, 0o644)
+	return s.dir.Chmod(name, 0o644)
 }
 
 // take makes a Writer of a file that has been moved to tmp. What it was has to
@@ -95,7 +97,7 @@ func (s *Store) take(temp string) (*Writer, error) {
 	if err := s.checkAdoptable(temp); err != nil {
 		return nil, err
 	}
-	file, err := s.openRegular(temp)
+	file, err := s.dir.OpenRegular(temp)
 	if err != nil {
 		return nil, err
 	}
@@ -110,12 +112,12 @@ func (s *Store) take(temp string) (*Writer, error) {
 // checkAdoptable refuses what is no file, and a file that would keep another
 // path by which it can be written to.
 func (s *Store) checkAdoptable(name string) error {
-	stat, err := s.lstat(name)
+	stat, err := s.dir.Lstat(name)
 	if err != nil {
 		return err
 	}
-	if !isRegular(stat) {
-		return errNotRegular
+	if !beneath.IsRegular(stat) {
+		return beneath.ErrNotRegular
 	}
 	if stat.Nlink != 1 {
 		return fmt.Errorf("file has %d names: %w", stat.Nlink, fs.ErrInvalid)
@@ -148,7 +150,7 @@ func (w *Writer) giveBack(name string) error {
 	if err := w.unseal(); err != nil {
 		return err
 	}
-	if err := w.store.moveNew(w.name, name); err != nil {
+	if err := w.store.dir.RenameNew(w.name, name); err != nil {
 		return err
 	}
 	w.moved = true
@@ -186,7 +188,7 @@ func (w *Writer) clone() (*Writer, error) {
 		return nil, err
 	}
 	// A second descriptor has a position of its own, at the beginning.
-	content, err := w.store.openRegular(w.name)
+	content, err := w.store.dir.OpenRegular(w.name)
 	if err != nil {
 		return nil, err
 	}

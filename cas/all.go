@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/beneath"
 )
 
 // All walks the store. A blob that is committed meanwhile may be missing. The
@@ -15,7 +17,7 @@ import (
 // over; an error stands for what could not be read, and the walk goes on.
 func (s *Store) All() iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
-		fs.WalkDir(s.root.FS(), blobsDir, func(name string, entry fs.DirEntry, err error) error {
+		fs.WalkDir(s.dir, blobsDir, func(name string, entry fs.DirEntry, err error) error {
 			switch {
 			case errors.Is(err, fs.ErrNotExist):
 				return nil
@@ -46,7 +48,7 @@ func goOn(wanted bool) error {
 // visit yields a blob, if it is one.
 func (s *Store) visit(d digest.Digest, yield func(Info, error) bool) bool {
 	info, err := s.Stat(d)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNotRegular) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, beneath.ErrNotRegular) {
 		return true
 	}
 	return yield(info, err)

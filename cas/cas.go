@@ -27,7 +27,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
+
+	"github.com/regfs/regfs/beneath"
 )
 
 const (
@@ -38,8 +39,6 @@ const (
 	// one before was killed.
 	unflushedMark = tempDir + "/unflushed"
 )
-
-var errNotRegular = errors.New("not a regular file")
 
 // A CorruptError says that content is not what its digest claims.
 type CorruptError struct {
@@ -53,8 +52,7 @@ func (e *CorruptError) Error() string {
 // A Store is an open store of blobs. Its methods may be called concurrently,
 // except for Close and DiscardTemp.
 type Store struct {
-	root    *os.Root // keeps every path inside the store's directory
-	dir     *os.File // that directory, where paths that follow no symlink start
+	dir     *beneath.Dir // the store's directory
 	disk    disk
 	flusher *flusher
 	marked  atomic.Bool // this process has made unflushedMark
@@ -63,20 +61,15 @@ type Store struct {
 // Open opens the store in dir, which must exist. It writes nothing: the
 // directories inside are made when first needed.
 func Open(dir string) (*Store, error) {
-	root, err := os.OpenRoot(dir)
+	self, err := beneath.Open(dir)
 	if err != nil {
 		return nil, failure("open blob store", dir, err)
 	}
-	self, err := root.Open(".")
-	if err != nil {
-		root.Close()
-		return nil, failure("open blob store", dir, err)
-	}
-	s := &Store{root: root, dir: self}
+	s := &Store{dir: self}
 	s.disk = disk{
 		syncFile: (*os.File).Sync,
 		syncDir:  s.syncDir,
-		syncAll:  func() error { return unix.Syncfs(int(self.Fd())) },
+		syncAll:  self.SyncAll,
 	}
 	s.flusher = newFlusher(func(dir string) error { return s.disk.syncDir(dir) })
 	return s, nil
@@ -86,9 +79,9 @@ func Open(dir string) (*Store, error) {
 func (s *Store) Close() error {
 	var err error
 	if s.marked.Load() && s.flusher.idle() {
-		err = s.root.Remove(unflushedMark)
+		err = s.dir.Unlink(unflushedMark)
 	}
-	return errors.Join(err, s.dir.Close(), s.root.Close())
+	return errors.Join(err, s.dir.Close())
 }
 
 // An Info describes a blob. ModTime is that of its file, usually the time at
@@ -114,12 +107,12 @@ func (s *Store) stat(d digest.Digest) (Info, error) {
 	if err := d.Validate(); err != nil {
 		return Info{}, err
 	}
-	stat, err := s.lstat(blobPath(d))
+	stat, err := s.dir.Lstat(blobPath(d))
 	if err != nil {
 		return Info{}, err
 	}
-	if !isRegular(stat) {
-		return Info{}, errNotRegular
+	if !beneath.IsRegular(stat) {
+		return Info{}, beneath.ErrNotRegular
 	}
 	return Info{Digest: d, Size: stat.Size, ModTime: time.Unix(stat.Mtim.Unix())}, nil
 }
@@ -129,7 +122,7 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 	if err := d.Validate(); err != nil {
 		return nil, failure("open blob", d.String(), err)
 	}
-	file, err := s.openRegular(blobPath(d))
+	file, err := s.dir.OpenRegular(blobPath(d))
 	if err != nil {
 		return nil, failure("open blob", d.String(), err)
 	}
@@ -159,7 +152,7 @@ func (s *Store) DiscardTemp() error {
 		return err
 	}
 	for _, name := range names {
-		if err := s.root.RemoveAll(path.Join(tempDir, name)); err != nil {
+		if err := s.dir.RemoveAll(path.Join(tempDir, name)); err != nil {
 			return failure("discard", name, err)
 		}
 	}
@@ -167,15 +160,15 @@ func (s *Store) DiscardTemp() error {
 }
 
 func (s *Store) tempNames() ([]string, error) {
-	dir, err := s.root.Open(tempDir)
+	entries, err := s.dir.ReadDir(tempDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	if err != nil {
-		return nil, err
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
 	}
-	defer dir.Close()
-	return dir.Readdirnames(-1)
+	return names, err
 }
 
 // mark leaves a sign that blobs may be there whose directories are not

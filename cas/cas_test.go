@@ -219,27 +219,6 @@ func TestOpenFollowsNoSymlinkOnTheWay(t *testing.T) {
 	}
 }
 
-// Without openat2 the same directories are opened, and refused.
-func TestWalkDir(t *testing.T) {
-	f := setup(t)
-	f.write("real/dir/file", "content")
-	f.plant("real", "link")
-	f.plant("/etc", "etc")
-	f.plant("..", "real/up")
-	for _, name := range []string{".", "real", "real/dir", "link", "link/dir", "real/up", "etc", "absent", "real/dir/file"} {
-		fd, err := f.openDir(name)
-		syscall.Close(fd)
-		walked, walkErr := f.walkDir(name)
-		syscall.Close(walked)
-		if (err == nil) != (walkErr == nil) || errors.Is(err, fs.ErrNotExist) != errors.Is(walkErr, fs.ErrNotExist) {
-			t.Errorf("openDir %s: %v; walkDir: %v", name, err, walkErr)
-		}
-		if want := name == "." || name == "real" || name == "real/dir"; (err == nil) != want {
-			t.Errorf("openDir %s: %v", name, err)
-		}
-	}
-}
-
 func TestAllSkipsStrangers(t *testing.T) {
 	f := setup(t)
 	d := f.put("content")

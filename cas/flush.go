@@ -30,7 +30,7 @@ func (s *Store) Flush() error {
 }
 
 func (s *Store) syncDir(name string) error {
-	dir, err := s.root.Open(name)
+	dir, err := s.dir.OpenFile(name, os.O_RDONLY, 0)
 	if err != nil {
 		return failure("sync directory", name, err)
 	}

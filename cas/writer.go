@@ -49,17 +49,17 @@ func newTempName() string { return path.Join(tempDir, rand.Text()) }
 // createTemp makes an empty file, and the directory for it if that is absent.
 func (s *Store) createTemp(name string) (*os.File, error) {
 	const flags = os.O_RDWR | os.O_CREATE | os.O_EXCL
-	file, err := s.root.OpenFile(name, flags, tempMode)
+	file, err := s.dir.OpenFile(name, flags, tempMode)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return file, err
 	}
 	if err := s.makeTempDir(); err != nil {
 		return nil, err
 	}
-	return s.root.OpenFile(name, flags, tempMode)
+	return s.dir.OpenFile(name, flags, tempMode)
 }
 
-func (s *Store) makeTempDir() error { return s.root.MkdirAll(tempDir, dirMode) }
+func (s *Store) makeTempDir() error { return s.dir.MkdirAll(tempDir, dirMode) }
 
 // File returns the file that receives the content. One that was adopted is
 // open for reading only. After Commit, Return or Close it is closed.
@@ -137,10 +137,10 @@ func (w *Writer) storeOnce(d digest.Digest, size int64) error {
 	if err := w.seal(); err != nil {
 		return err
 	}
-	if err := w.store.root.MkdirAll(path.Dir(blobPath(d)), dirMode); err != nil {
+	if err := w.store.dir.MkdirAll(path.Dir(blobPath(d)), dirMode); err != nil {
 		return err
 	}
-	err := w.store.moveNew(w.name, blobPath(d))
+	err := w.store.dir.RenameNew(w.name, blobPath(d))
 	if errors.Is(err, fs.ErrExist) {
 		return w.replace(d, size)
 	}
@@ -154,7 +154,7 @@ func (w *Writer) replace(d digest.Digest, size int64) error {
 	if whole, err := w.store.holds(d, size); whole || err != nil {
 		return err
 	}
-	err := w.store.move(w.name, blobPath(d))
+	err := w.store.dir.Rename(w.name, blobPath(d), 0)
 	w.moved = err == nil
 	return err
 }
@@ -210,10 +210,10 @@ func (w *Writer) Close() error {
 	w.closed = true
 	err := w.file.Close()
 	if !w.moved {
-		err = errors.Join(err, w.store.root.Remove(w.name))
+		err = errors.Join(err, w.store.dir.Unlink(w.name))
 	}
 	if w.origin != nil {
-		err = errors.Join(err, w.store.root.Remove(w.name+originSuffix))
+		err = errors.Join(err, w.store.dir.Unlink(w.name+originSuffix))
 	}
 	return err
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/beneath"
 )
 
 func TestWriterLeavesNothing(t *testing.T) {
@@ -242,7 +244,7 @@ func TestReturnRefuses(t *testing.T) {
 func TestTakeLooksAgain(t *testing.T) {
 	f := setup(t)
 	f.plant("/etc/passwd", "tmp/moved")
-	if _, err := f.take("tmp/moved"); !errors.Is(err, errNotRegular) {
+	if _, err := f.take("tmp/moved"); !errors.Is(err, beneath.ErrNotRegular) {
 		t.Errorf("a symlink is taken: %v", err)
 	}
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/regfs/regfs/tree"
 )
 
-// dirTimeout is how long the kernel may walk through a directory without asking
+// keep is how long the kernel may walk through a directory without asking
 // again. Most requests of a registry are a path's components, ten of them for
 // each file. It is safe to let it: a directory comes and goes through this
 // mount, where the kernel sees it; but for the directory of one blob or link,
 // which may outlast it, and is empty then. That a directory is absent the
 // kernel must ask each time, and so for files: other mounts bring blobs.
-const dirTimeout = time.Hour
+const keep = time.Hour
 
 // A dir is a directory, the registry's or a plain one.
 type dir struct{ node }
@@ -34,6 +34,7 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gof
 	}
 	a, err := d.tree().Stat(p)
 	if err != nil {
+		out.SetEntryTimeout(entryTimeout(p))
 		return nil, errno(err)
 	}
 	if a.Kind == tree.Blob && d.mount.rewrites.lasts(of(ctx, p)) {
@@ -124,6 +125,15 @@ func (d *dir) Create(ctx context.Context, name string, flags, mode uint32, out *
 	return child, child.Operations().(*file).opened(h), d.mount.openFlags(a.Kind, flags), 0
 }
 
+func (d *dir) childFile(name string) (*file, bool) {
+	child := d.GetChild(name)
+	if child == nil {
+		return nil, false
+	}
+	f, ok := child.Operations().(*file)
+	return f, ok
+}
+
 var _ gofuse.NodeUnlinker = (*dir)(nil)
 
 func (d *dir) Unlink(ctx context.Context, name string) syscall.Errno {
@@ -158,7 +168,14 @@ func (d *dir) Rename(_ context.Context, name string, parent gofuse.InodeEmbedder
 	if !ok || flags&^noReplace != 0 {
 		return syscall.EINVAL
 	}
-	return errno(d.tree().Rename(d.child(name), target.child(to), flags&noReplace != 0))
+	from, dest := d.child(name), target.child(to)
+	if err := d.tree().Rename(from, dest, flags&noReplace != 0); err != nil {
+		return errno(err)
+	}
+	if moved, ok := d.childFile(name); ok && tree.Own(from) && !tree.Own(dest) {
+		moved.committed.Store(&dest)
+	}
+	return 0
 }
 
 var _ gofuse.NodeSymlinker = (*dir)(nil)

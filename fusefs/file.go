@@ -19,6 +19,10 @@ type file struct {
 	kind tree.Kind
 	// found is the path at which the file was looked up first.
 	found string
+	// committed is the path of the blob or the link that the file has become by
+	// a rename. The kernel goes on to keep this node under that name, where
+	// another should stand: what comes by the name is told to look again.
+	committed atomic.Pointer[string]
 	// last is the handle opened last, for a file that has no name yet: the
 	// kernel sends fchmod(2) and its like without a handle.
 	last atomic.Pointer[handle]
@@ -51,7 +55,15 @@ var _ gofuse.NodeOpener = (*file)(nil)
 func (f *file) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
 	p := f.path()
 	writes := flags&(syscall.O_WRONLY|syscall.O_RDWR) != 0
-	if f.kind == tree.Blob && writes {
+	committed := f.committed.Load()
+	if committed != nil {
+		p = *committed
+	}
+	if committed != nil && !writes {
+		return nil, 0, syscall.ESTALE
+	}
+	if f.kind == tree.Blob && writes || committed != nil {
+		// The kernel looks again only once, so that lookup must not give the blob.
 		f.mount.rewrites.begin(of(ctx, p))
 		return nil, 0, syscall.ESTALE
 	}
@@ -85,6 +97,9 @@ func (f *file) Getattr(_ context.Context, fh gofuse.FileHandle, out *fuse.AttrOu
 	if open && f.kind != tree.Small {
 		return h.getattr(out)
 	}
+	if f.committed.Load() != nil {
+		return syscall.ESTALE
+	}
 	a, err := f.tree().Stat(f.path())
 	if err != nil && open {
 		return h.getattr(out)
@@ -98,6 +113,9 @@ var _ gofuse.NodeSetattrer = (*file)(nil)
 
 func (f *file) Setattr(_ context.Context, fh gofuse.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) syscall.Errno {
 	h, open := fh.(*handle)
+	if !open && f.committed.Load() != nil {
+		return syscall.ESTALE
+	}
 	if !open {
 		e := f.setattr(f.path(), in, out)
 		if h = f.last.Load(); e == syscall.ENOENT && h != nil {

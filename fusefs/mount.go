@@ -42,6 +42,7 @@ type Options struct {
 type Mount struct {
 	tree     *tree.FS
 	server   *fuse.Server
+	requests requests
 	dirs     generations
 	rewrites moments       // a blob is a writer's own
 	removals moments       // a blob that stays is gone
@@ -62,13 +63,14 @@ func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 		return nil, err
 	}
 	zero := time.Duration(0)
-	raw := gofuse.NewNodeFS(&dir{node{mount: m}}, &gofuse.Options{
+	m.requests.counts = make(map[string]uint64)
+	m.requests.RawFileSystem = gofuse.NewNodeFS(&dir{node{mount: m}}, &gofuse.Options{
 		EntryTimeout:    &zero,
 		AttrTimeout:     &zero,
 		NullPermissions: true,
 		RootStableAttr:  &gofuse.StableAttr{Ino: top.Ino},
 	})
-	m.server, err = fuse.NewServer(raw, mountpoint, mountOptions(o))
+	m.server, err = fuse.NewServer(&m.requests, mountpoint, mountOptions(o))
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, explain(err))
 	}
@@ -81,10 +83,17 @@ func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 }
 
 func mountOptions(o Options) *fuse.MountOptions {
+	// Where only the one who mounts gets in, there is nobody to be kept from
+	// anything. Else the kernel checks modes, for which it asks for the
+	// attributes of each directory after each change in it.
+	var permissions []string
+	if o.AllowOther {
+		permissions = []string{"default_permissions"}
+	}
 	return &fuse.MountOptions{
 		Name:              "regfs",
 		FsName:            o.Source,
-		Options:           []string{"default_permissions"},
+		Options:           permissions,
 		AllowOther:        o.AllowOther,
 		DirectMountStrict: os.Geteuid() == 0,
 		DisableXAttrs:     true,
@@ -172,6 +181,8 @@ func (m *Mount) openFlags(kind tree.Kind, flags uint32) uint32 {
 		return noFlush | fuse.FOPEN_KEEP_CACHE
 	case kind == tree.Plain:
 		return noFlush
+	case kind == tree.Temp:
+		return noFlush | fuse.FOPEN_DIRECT_IO
 	case flags&(syscall.O_WRONLY|syscall.O_RDWR) == 0:
 		return noFlush | fuse.FOPEN_DIRECT_IO
 	}

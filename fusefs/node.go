@@ -43,13 +43,23 @@ func (n *node) add(ctx context.Context, p string, a tree.Attr, out *fuse.EntryOu
 	stable := gofuse.StableAttr{Mode: out.Attr.Mode & syscall.S_IFMT, Ino: a.Ino}
 	switch a.Kind {
 	case tree.Dir:
-		out.SetEntryTimeout(dirTimeout)
+		out.SetEntryTimeout(keep)
 		stable.Gen = n.mount.dirs.of(p)
 		return n.NewInode(ctx, &dir{node{mount: n.mount}}, stable)
 	case tree.Symlink:
+		out.SetEntryTimeout(entryTimeout(p))
 		return n.NewInode(ctx, &symlink{node{mount: n.mount}}, stable)
 	}
+	out.SetEntryTimeout(entryTimeout(p))
 	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind, found: p}, stable)
+}
+
+// entryTimeout is how long the kernel may keep a file's name, or its absence.
+func entryTimeout(p string) time.Duration {
+	if tree.Own(p) {
+		return keep
+	}
+	return 0
 }
 
 // attrTimeout is how long the kernel may believe attributes. All changes to a
@@ -59,7 +69,7 @@ func attrTimeout(k tree.Kind) time.Duration {
 	if k == tree.Small {
 		return 0
 	}
-	return dirTimeout
+	return keep
 }
 
 // owner is whose process has sent a request.

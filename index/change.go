@@ -229,9 +229,10 @@ func (r *Release) Untag(repo, name string) error {
 	})
 }
 
-// AddHistory notes that a tag points, or once pointed, at a manifest.
+// AddHistory notes that a tag points, or once pointed, at a manifest. It does
+// not wait for the disk: the tag follows, and is acknowledged.
 func (r *Release) AddHistory(repo, name string, d digest.Digest) error {
-	return r.durable(func(now time.Time) records {
+	return r.soon(func(now time.Time) records {
 		r.repository(repo).tag(name).history[d] = now
 		return records{put(key(r.Name, keyTagIndex, repo, name, d.String()), encodeTime(now))}
 	})

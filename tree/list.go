@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"os"
 	"path"
 	"slices"
 	"syscall"
@@ -63,7 +64,7 @@ func (t *FS) listNamed(p string, at layout.Path, found map[string]Entry) {
 }
 
 func (t *FS) listPlain(p string, found map[string]Entry) error {
-	dir, err := t.plain.Open(plainName(p))
+	dir, err := t.plain.OpenFile(plainName(p), os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package tree
 import (
 	"errors"
 	"io/fs"
+	"os"
 	"path"
 	"syscall"
 
@@ -34,13 +35,13 @@ func (t *FS) mkdirPlain(p string, mode fs.FileMode, who Owner) error {
 	if err := t.makeParents(p); err != nil {
 		return err
 	}
-	if err := t.plain.Mkdir(p, mode.Perm()); err != nil {
+	if err := t.plain.Mkdir(p, mode); err != nil {
 		return err
 	}
 	if err := t.give(p, who); err != nil {
 		return err
 	}
-	return t.plain.Chmod(p, mode)
+	return t.setMode(p, mode)
 }
 
 // keepDir notes that a directory was made, and those above it.
@@ -72,7 +73,7 @@ func (t *FS) addDir(p string) bool {
 func (t *FS) Unlink(p string) error {
 	at := layout.Parse(p)
 	if at.Kind == layout.Other {
-		return pathError("unlink", p, t.unlinkPlain(p))
+		return pathError("unlink", p, t.plain.Unlink(p))
 	}
 	if at.Kind.IsDir() {
 		return pathError("unlink", p, syscall.EISDIR)
@@ -107,35 +108,16 @@ func (t *FS) unlink(p string, at layout.Path) error {
 	return t.release.RemoveHistory(at.Repository, at.Tag, at.Digest)
 }
 
-func (t *FS) unlinkPlain(p string) error {
-	info, err := t.plain.Lstat(p)
-	if err == nil && info.IsDir() {
-		return syscall.EISDIR
-	}
-	return t.plain.Remove(p)
-}
-
 // Rmdir removes an empty directory.
 func (t *FS) Rmdir(p string) error {
 	at := layout.Parse(p)
 	var err error
 	if at.Kind == layout.Other {
-		err = t.rmdirPlain(p)
+		err = t.plain.Rmdir(p)
 	} else {
 		err = t.rmdir(p, at)
 	}
 	return pathError("rmdir", p, err)
-}
-
-func (t *FS) rmdirPlain(p string) error {
-	info, err := t.plain.Lstat(p)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return syscall.ENOTDIR
-	}
-	return t.plain.Remove(p)
 }
 
 func (t *FS) rmdir(p string, at layout.Path) error {
@@ -156,7 +138,7 @@ func (t *FS) rmdir(p string, at layout.Path) error {
 	if len(entries) > 0 && !t.onlyRemoved(p, at) {
 		return syscall.ENOTEMPTY
 	}
-	if err := t.plain.Remove(plainName(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := t.plain.Rmdir(plainName(p)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if len(entries) == 0 {
@@ -215,23 +197,31 @@ func (t *FS) onlyRemoved(p string, at layout.Path) bool {
 	return err == nil
 }
 
-// SyncDir makes durable what was done in a directory.
+// SyncDir makes durable what was done in a directory. Of uploads and of blobs
+// nothing is promised before a link is written, and the link sees to it.
 func (t *FS) SyncDir(p string) error {
-	if scaffolding(p) {
+	if uploading(p) {
 		return nil
 	}
-	if layout.Parse(p).Kind != layout.Other {
-		if err := t.blobs.Flush(); err != nil {
-			return pathError("fsync", p, err)
-		}
-		return pathError("fsync", p, t.release.Sync())
+	switch layout.Parse(p).Kind {
+	case layout.Blobs, layout.BlobAlgorithm, layout.BlobPrefix, layout.BlobDir:
+		return nil
+	case layout.Other:
+		return pathError("fsync", p, t.syncPlainDir(p))
 	}
-	dir, err := t.plain.Open(plainName(p))
-	if err != nil {
+	if err := t.blobs.Flush(); err != nil {
 		return pathError("fsync", p, err)
 	}
+	return pathError("fsync", p, t.release.Sync())
+}
+
+func (t *FS) syncPlainDir(p string) error {
+	dir, err := t.plain.OpenFile(plainName(p), os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
 	defer dir.Close()
-	return pathError("fsync", p, dir.Sync())
+	return dir.Sync()
 }
 
 // Symlink makes a symbolic link among the plain files.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path"
 	"strings"
 	"syscall"
 	"time"
@@ -23,30 +22,55 @@ func plainName(p string) string {
 }
 
 func (t *FS) statPlain(p string) (Attr, error) {
-	info, err := t.plain.Lstat(plainName(p))
+	st, err := t.plain.Lstat(plainName(p))
 	if err != nil {
 		return Attr{}, err
 	}
-	return plainAttr(info)
+	return plainAttr(&st)
 }
 
-func plainAttr(info fs.FileInfo) (Attr, error) {
-	st := info.Sys().(*syscall.Stat_t)
+func plainAttr(st *unix.Stat_t) (Attr, error) {
 	a := Attr{
-		Kind: Plain, Ino: st.Ino, Mode: info.Mode(), Size: info.Size(), Time: info.ModTime(),
+		Kind: Plain, Ino: st.Ino, Mode: permissions(st.Mode), Size: st.Size, Time: time.Unix(st.Mtim.Unix()),
 		Atime: time.Unix(st.Atim.Unix()), Ctime: time.Unix(st.Ctim.Unix()),
 		UID: st.Uid, GID: st.Gid, Nlink: uint32(st.Nlink), Blocks: st.Blocks,
 	}
-	switch info.Mode().Type() {
-	case 0:
-	case fs.ModeDir:
-		a.Kind = Dir
-	case fs.ModeSymlink:
-		a.Kind = Symlink
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		a.Kind, a.Mode = Dir, a.Mode|fs.ModeDir
+	case unix.S_IFLNK:
+		a.Kind, a.Mode = Symlink, a.Mode|fs.ModeSymlink
 	default:
 		return Attr{}, syscall.EPERM // regfs makes no devices, pipes or sockets
 	}
 	return a, nil
+}
+
+// permissions are the mode without the type.
+func permissions(mode uint32) fs.FileMode {
+	m := fs.FileMode(mode & 0o777)
+	for flag, bit := range special {
+		if mode&bit != 0 {
+			m |= flag
+		}
+	}
+	return m
+}
+
+// modeBits are permissions as the system calls take them.
+func modeBits(m fs.FileMode) uint32 {
+	mode := uint32(m.Perm())
+	for flag, bit := range special {
+		if m&flag != 0 {
+			mode |= bit
+		}
+	}
+	return mode
+}
+
+var special = map[fs.FileMode]uint32{
+	fs.ModeSetuid: unix.S_ISUID, fs.ModeSetgid: unix.S_ISGID, fs.ModeSticky: unix.S_ISVTX,
 }
 
 // makeParents makes the directories above a plain file that are there for the
@@ -71,17 +95,25 @@ func (t *FS) createPlain(p string, flags int, mode fs.FileMode, who Owner) (Hand
 		h.Close()
 		return nil, err
 	}
-	// The umask of the caller is in mode already; that of the server must
-	// not count too.
-	return h, h.file.Chmod(mode)
+	return h, t.setMode(p, mode)
+}
+
+// setMode gives a new file its mode. The umask of the caller is in mode already;
+// that of the server must not count too.
+func (t *FS) setMode(p string, mode fs.FileMode) error {
+	const more = fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+	if mode&more == 0 && mode&t.umask == 0 {
+		return nil // it has it
+	}
+	return t.plain.Chmod(p, modeBits(mode))
 }
 
 // give makes a new file its maker's, where the server may do that.
 func (t *FS) give(p string, who Owner) error {
-	if os.Geteuid() != 0 || who.UID == 0 && int(who.GID) == os.Getegid() {
+	if !t.root || who == t.self {
 		return nil
 	}
-	return t.plain.Lchown(p, int(who.UID), int(who.GID))
+	return t.plain.Chown(p, int(who.UID), int(who.GID))
 }
 
 func (t *FS) openPlain(p string, flags int) (Handle, error) {
@@ -92,16 +124,14 @@ func (t *FS) openPlain(p string, flags int) (Handle, error) {
 // was meant.
 func (t *FS) openPlainFile(p string, flags int, mode fs.FileMode) (*plainHandle, error) {
 	const heed = writing | os.O_TRUNC | os.O_CREATE | os.O_EXCL
-	if flags&os.O_EXCL == 0 {
-		if info, err := t.plain.Lstat(p); err == nil && info.Mode().Type() != 0 {
-			return nil, syscall.ELOOP
-		}
-	}
 	// Held over the open, so that nobody can be half-way into a file that has
 	// lost its name: see alone.
 	t.opening.RLock()
 	defer t.opening.RUnlock()
 	f, err := t.plain.OpenFile(p, flags&heed, mode)
+	if err == syscall.ENXIO || err == syscall.EISDIR {
+		err = syscall.ELOOP
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -122,25 +152,26 @@ func (h *plainHandle) Close() error                             { return h.file.
 func (h *plainHandle) File() *os.File                           { return h.file }
 
 func (h *plainHandle) Stat() (Attr, error) {
-	info, err := h.file.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(h.file.Fd()), &st); err != nil {
 		return Attr{}, err
 	}
-	return plainAttr(info)
+	return plainAttr(&st)
 }
 
-// Sync leaves the disk alone for an upload's scaffolding: without its data,
-// which is synced, it is worth nothing.
+// Sync leaves the disk alone for an upload. A registry syncs it three times or
+// more; what it is promised by that counts from the commit on, which syncs it
+// once.
 func (h *plainHandle) Sync() error {
-	if scaffolding(h.path) {
+	if uploading(h.path) {
 		return nil
 	}
 	return h.file.Sync()
 }
 
-// scaffolding says whether a path is an upload's, but not its data.
-func scaffolding(p string) bool {
-	return strings.HasPrefix(p, layout.Root+"/repositories/") && strings.Contains(p, "/_uploads") && path.Base(p) != "data"
+// uploading says whether a path belongs to an upload.
+func uploading(p string) bool {
+	return strings.HasPrefix(p, layout.Root+"/repositories/") && strings.Contains(p, "/_uploads")
 }
 
 // patience is how long a commit waits for handles that are being given back:
@@ -193,12 +224,12 @@ func (t *FS) SetAttr(p string, c Change) error {
 func (t *FS) setPlain(p string, c Change) error {
 	p = plainName(p)
 	if c.UID != nil || c.GID != nil {
-		if err := t.plain.Lchown(p, orKeep(c.UID), orKeep(c.GID)); err != nil {
+		if err := t.plain.Chown(p, orKeep(c.UID), orKeep(c.GID)); err != nil {
 			return err
 		}
 	}
 	if c.Mode != nil { // after the owner, whose change clears set-id bits
-		if err := t.plain.Chmod(p, *c.Mode); err != nil {
+		if err := t.plain.Chmod(p, modeBits(*c.Mode)); err != nil {
 			return err
 		}
 	}
@@ -208,27 +239,9 @@ func (t *FS) setPlain(p string, c Change) error {
 		}
 	}
 	if c.Atime != nil || c.Mtime != nil {
-		return t.setTimes(p, c)
+		return t.plain.Utimes(p, c.Atime, c.Mtime)
 	}
 	return nil
-}
-
-// setTimes sets the times of a link itself, which os does not.
-func (t *FS) setTimes(p string, c Change) error {
-	dir, err := t.plain.Open(plainName(parent(p)))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	times := []unix.Timespec{timespec(c.Atime), timespec(c.Mtime)}
-	return unix.UtimesNanoAt(int(dir.Fd()), path.Base(p), times, unix.AT_SYMLINK_NOFOLLOW)
-}
-
-func timespec(at *time.Time) unix.Timespec {
-	if at == nil {
-		return unix.Timespec{Nsec: unix.UTIME_OMIT}
-	}
-	return unix.NsecToTimespec(at.UnixNano())
 }
 
 func (t *FS) truncatePlain(p string, size int64) error {

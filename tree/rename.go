@@ -6,8 +6,6 @@ import (
 	"path"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/layout"
 )
@@ -46,18 +44,7 @@ func (t *FS) renamePlain(from, to string) error {
 	if err := t.makeParents(to); err != nil {
 		return err
 	}
-	old, err := t.plain.Open(plainName(parent(from)))
-	if err != nil {
-		return err
-	}
-	defer old.Close()
-	new, err := t.plain.Open(plainName(parent(to)))
-	if err != nil {
-		return err
-	}
-	defer new.Close()
-	// Root.Rename refuses what rename(2) does: a directory over an empty one.
-	return unix.Renameat(int(old.Fd()), path.Base(from), int(new.Fd()), path.Base(to))
+	return t.plain.Rename(from, to, 0)
 }
 
 func (t *FS) renameTemp(from, to string) error {

@@ -108,7 +108,9 @@ func (f *temp) stat() (Attr, error) {
 	if f.heir != nil {
 		return f.heir.Stat()
 	}
-	return f.fs.writerAttr(f.w, f.ino.Load())
+	a, err := f.fs.writerAttr(f.w, f.ino.Load())
+	a.Kind = Temp
+	return a, err
 }
 
 func (t *FS) writerAttr(w *cas.Writer, ino uint64) (Attr, error) {

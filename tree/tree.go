@@ -28,11 +28,14 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/regfs/regfs/beneath"
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/layout"
@@ -70,9 +73,13 @@ type FS struct {
 	blobs   *cas.Store
 	index   *index.DB
 	release *index.Release
-	dir     string   // the store's directory, for statfs
-	area    string   // where the plain files lie, relative to dir
-	plain   *os.Root // the same, opened: no name leads out of it
+	dir     string       // the store's directory, for statfs
+	area    string       // where the plain files lie, relative to dir
+	plain   *beneath.Dir // the same, opened
+
+	root  bool        // whether the server may give files away
+	self  Owner       // whose files it makes
+	umask fs.FileMode // what it takes from their modes
 
 	opening sync.RWMutex // held for reading while a plain file is being opened
 
@@ -91,11 +98,12 @@ func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area strin
 	if err := os.MkdirAll(full, 0o700); err != nil {
 		return nil, err
 	}
-	plain, err := os.OpenRoot(full)
+	plain, err := beneath.Open(full)
 	if err != nil {
 		return nil, err
 	}
 	t := &FS{
+		umask: umask(), root: os.Geteuid() == 0, self: Owner{uint32(os.Geteuid()), uint32(os.Getegid())},
 		Options: o, blobs: blobs, index: db, release: release, dir: dir, area: area, plain: plain,
 		dirs: make(names[struct{}]), temps: make(names[*temp]),
 	}
@@ -103,6 +111,23 @@ func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area strin
 		t.dirs.set(p, struct{}{})
 	}
 	return t, nil
+}
+
+// umask is what the process takes from the mode of a new file. Where it is not
+// to be found out, it may be anything.
+func umask() fs.FileMode {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return fs.ModePerm
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "Umask:"); ok {
+			if mask, err := strconv.ParseUint(strings.TrimSpace(value), 8, 32); err == nil {
+				return fs.FileMode(mask)
+			}
+		}
+	}
+	return fs.ModePerm
 }
 
 // Close gives up the plain files' directory. Open handles stay good.
@@ -117,13 +142,24 @@ const (
 	// Blob is a committed blob: its bytes are a file of the store's, and never
 	// change.
 	Blob
-	// Small is a link, a draft or a temp: served from memory or a private file
-	// which may give way to another at any time.
+	// Small is a link or a draft: served from memory or a private file, which
+	// may give way to another at any time.
 	Small
+	// Temp is what will be renamed over a blob or a link.
+	Temp
 	// Plain is an ordinary file.
 	Plain
 	Symlink
 )
+
+// Own says whether a name belongs to this file system alone: what stands there,
+// or that nothing does, changes only by calls of its own methods for that name.
+// A blob's or a link's name may come to resolve by what another release brings,
+// and follows from the manifests.
+func Own(p string) bool {
+	kind := layout.Parse(p).Kind
+	return kind == layout.Other || kind == layout.Temp
+}
 
 // Attr describes a file.
 type Attr struct {

@@ -30,12 +30,12 @@ func (f *mountFlags) add(flags *pflag.FlagSet) {
 	flags.Uint32Var(&f.gid, "gid", uint32(os.Getegid()), "group of the registry's files")
 	flags.StringVar(&f.fileMode, "file-mode", "0644", "mode of the registry's files, octal")
 	flags.StringVar(&f.dirMode, "dir-mode", "0755", "mode of the registry's directories, octal")
-	flags.BoolVar(&f.allowOther, "allow-other", os.Geteuid() == 0, "let other users in; needs root, or user_allow_other in /etc/fuse.conf")
+	flags.BoolVar(&f.allowOther, "allow-other", false, "let other users in, as far as owner and modes allow; the default for root with another --uid")
 	flags.BoolVar(&f.noPassthrough, "no-passthrough", false, "let all reads and writes go through the server")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "return as soon as the release is mounted; the mount stays until umount")
 }
 
-func (f *mountFlags) request(release, mountpoint string) (control.MountRequest, error) {
+func (f *mountFlags) request(flags *pflag.FlagSet, release, mountpoint string) (control.MountRequest, error) {
 	fileMode, err1 := octal("--file-mode", f.fileMode)
 	dirMode, err2 := octal("--dir-mode", f.dirMode)
 	if err := errors.Join(err1, err2); err != nil {
@@ -45,6 +45,9 @@ func (f *mountFlags) request(release, mountpoint string) (control.MountRequest, 
 	case tree.ReuseStore, tree.ReuseRepository, tree.ReuseNone:
 	default:
 		return control.MountRequest{}, fmt.Errorf("--reuse %q: use store, repository or none: %w", f.reuse, errUsage{})
+	}
+	if os.Geteuid() == 0 && f.uid != 0 && !flags.Changed("allow-other") {
+		f.allowOther = true
 	}
 	return control.MountRequest{
 		Release: release, Mountpoint: mountpoint, Reuse: tree.Reuse(f.reuse),
@@ -87,7 +90,7 @@ last one.
 			if err != nil {
 				return err
 			}
-			req, err := flags.request(args[0], mountpoint)
+			req, err := flags.request(cmd.Flags(), args[0], mountpoint)
 			if err != nil {
 				return err
 			}
