@@ -56,7 +56,11 @@ type Store struct {
 	disk    disk
 	flusher *flusher
 	marked  atomic.Bool // this process has made unflushedMark
+	syncs   atomic.Uint64
 }
+
+// Syncs is how often the store has waited for the disk since it was opened.
+func (s *Store) Syncs() uint64 { return s.syncs.Load() }
 
 // Open opens the store in dir, which must exist. It writes nothing: the
 // directories inside are made when first needed.
@@ -67,9 +71,9 @@ func Open(dir string) (*Store, error) {
 	}
 	s := &Store{dir: self}
 	s.disk = disk{
-		syncFile: (*os.File).Sync,
-		syncDir:  s.syncDir,
-		syncAll:  self.SyncAll,
+		syncFile: func(f *os.File) error { s.syncs.Add(1); return f.Sync() },
+		syncDir:  func(name string) error { s.syncs.Add(1); return s.syncDir(name) },
+		syncAll:  func() error { s.syncs.Add(1); return self.SyncAll() },
 	}
 	s.flusher = newFlusher(func(dir string) error { return s.disk.syncDir(dir) })
 	return s, nil

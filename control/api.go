@@ -56,6 +56,8 @@ type Mount struct {
 	Passthrough bool   `json:"passthrough"`
 	Reason      string `json:"passthrough_reason,omitempty"`
 	PID         int    `json:"pid"` // the server's
+	// Requests are what the kernel has asked of the mount so far, by opcode.
+	Requests map[string]uint64 `json:"requests,omitempty"`
 }
 
 // Status is what GET /v1/status tells.
@@ -68,6 +70,8 @@ type Status struct {
 	// Bytes of the disk that the store lies on.
 	DiskSize uint64 `json:"disk_size"`
 	DiskFree uint64 `json:"disk_free"`
+	// Syncs is how often the server has waited for the disk since it began.
+	Syncs uint64 `json:"syncs"`
 }
 
 // unmountRequest is the body of POST /v1/umount.

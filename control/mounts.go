@@ -113,14 +113,17 @@ func (s *Server) startFuse(m *mounted, req MountRequest) error {
 		return err
 	}
 	defer probe.Close()
-	m.fuse, err = fusefs.New(req.Mountpoint, m.tree, fusefs.Options{
+	served, err := fusefs.New(req.Mountpoint, m.tree, fusefs.Options{
 		Source: s.store.Dir, AllowOther: req.AllowOther, NoPassthrough: req.NoPassthrough, Probe: probe, Log: s.log,
 	})
 	if err != nil {
 		return err
 	}
-	m.Passthrough, m.Reason = m.fuse.Passthrough()
 	m.at, _, err = fusefs.Find(req.Mountpoint)
+	s.mu.Lock() // the mount is in the list already
+	defer s.mu.Unlock()
+	m.fuse = served
+	m.Passthrough, m.Reason = served.Passthrough()
 	return err
 }
 
@@ -209,9 +212,15 @@ func users(mountpoint string) string {
 
 // mounted lists the mounts, sorted by release.
 func (s *Server) mounted() []Mount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	all := []Mount{}
-	for _, m := range s.serving() {
-		all = append(all, m.Mount)
+	for _, m := range s.mounts {
+		mount := m.Mount
+		if m.fuse != nil {
+			mount.Requests = m.fuse.Requests()
+		}
+		all = append(all, mount)
 	}
 	slices.SortFunc(all, func(a, b Mount) int { return strings.Compare(a.Release, b.Release) })
 	return all

@@ -106,6 +106,7 @@ func (s *Server) status(*http.Request) (any, error) {
 		Store: s.store.Dir, Format: store.Format, Server: s.pid,
 		Releases: len(all), Mounts: s.mounted(),
 		DiskSize: disk.Blocks * uint64(disk.Bsize), DiskFree: disk.Bavail * uint64(disk.Bsize),
+		Syncs: s.store.Blobs.Syncs() + s.store.Index.Syncs(),
 	}, nil
 }
 

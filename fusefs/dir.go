@@ -34,7 +34,7 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gof
 	}
 	a, err := d.tree().Stat(p)
 	if err != nil {
-		out.SetEntryTimeout(entryTimeout(p))
+		out.SetEntryTimeout(absenceTimeout(p))
 		return nil, errno(err)
 	}
 	if a.Kind == tree.Blob && d.mount.rewrites.lasts(of(ctx, p)) {
@@ -174,6 +174,8 @@ func (d *dir) Rename(_ context.Context, name string, parent gofuse.InodeEmbedder
 	}
 	if moved, ok := d.childFile(name); ok && tree.Own(from) && !tree.Own(dest) {
 		moved.committed.Store(&dest)
+		// Not from here: the kernel holds the directory until it has the answer.
+		go target.NotifyEntry(to)
 	}
 	return 0
 }

@@ -20,8 +20,9 @@ type file struct {
 	// found is the path at which the file was looked up first.
 	found string
 	// committed is the path of the blob or the link that the file has become by
-	// a rename. The kernel goes on to keep this node under that name, where
-	// another should stand: what comes by the name is told to look again.
+	// a rename. The kernel was let keep its name, and goes on to find this node
+	// under the new one, where another should stand. It is told to forget that;
+	// what comes by the name before it has heard is told to look again.
 	committed atomic.Pointer[string]
 	// last is the handle opened last, for a file that has no name yet: the
 	// kernel sends fchmod(2) and its like without a handle.

@@ -62,6 +62,16 @@ func entryTimeout(p string) time.Duration {
 	return 0
 }
 
+// absenceTimeout is how long the kernel may keep that there is no such name.
+// That a manifest or a tag is absent it asks several times on the way to making
+// one; a moment is enough for that.
+func absenceTimeout(p string) time.Duration {
+	if tree.Pushed(p) {
+		return time.Second
+	}
+	return entryTimeout(p)
+}
+
 // attrTimeout is how long the kernel may believe attributes. All changes to a
 // plain file come through this mount, where the kernel sees them; a directory's
 // and a blob's do not change. A small file may give way to another unseen.

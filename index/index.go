@@ -77,6 +77,9 @@ func badgerOptions(dir string) badger.Options {
 		WithLogger(nil)
 }
 
+// Syncs is how often the index has waited for the disk since it was opened.
+func (db *DB) Syncs() uint64 { return db.writer.syncs.Load() }
+
 // Close waits for the changes under way and closes the index.
 func (db *DB) Close() error {
 	db.writer.close()

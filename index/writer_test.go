@@ -129,7 +129,6 @@ func TestFailedCommit(t *testing.T) {
 		func() error { return r.Tag("a", "2", dg("m")) },
 		func() error { return r.LinkLayer("b", dg("y")) },
 		func() error { return other.LinkLayer("b", dg("y")) },
-		func() error { return r.AddHistory("a", "1", dg("m2")) },
 		func() error { return db.Create("v3") },
 	}
 	for _, change := range second {
@@ -138,6 +137,7 @@ func TestFailedCommit(t *testing.T) {
 	ok(t, r.UnlinkManifest("a", dg("m"))) // these do not wait
 	ok(t, other.HideLayer("b", dg("x")))
 	ok(t, r.AddDir("somewhere"))
+	ok(t, r.AddHistory("a", "1", dg("m2")))
 	for end := time.Now().Add(10 * time.Second); r.Blob(dg("l2")).State != Needed || other.Layer("b", dg("y")).State != Linked; {
 		if time.Now().After(end) {
 			t.Fatal("a change is not visible at once")

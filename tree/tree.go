@@ -152,13 +152,17 @@ const (
 	Symlink
 )
 
-// Own says whether a name belongs to this file system alone: what stands there,
-// or that nothing does, changes only by calls of its own methods for that name.
-// A blob's or a link's name may come to resolve by what another release brings,
-// and follows from the manifests.
-func Own(p string) bool {
+// Own says whether a name is a plain file's: what stands there, or that nothing
+// does, changes only by calls of this file system for that name. A blob's or a
+// link's name may come to resolve by what another release brings, and a temp
+// is there to become one.
+func Own(p string) bool { return layout.Parse(p).Kind == layout.Other }
+
+// Pushed says whether a name is one of a repository's manifests or tags: nothing
+// is there that was not pushed to this release.
+func Pushed(p string) bool {
 	kind := layout.Parse(p).Kind
-	return kind == layout.Other || kind == layout.Temp
+	return kind >= layout.Manifests && kind <= layout.TagIndexLink
 }
 
 // Attr describes a file.
