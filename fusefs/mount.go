@@ -13,6 +13,8 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -70,7 +72,7 @@ func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 		NullPermissions: true,
 		RootStableAttr:  &gofuse.StableAttr{Ino: top.Ino},
 	})
-	m.server, err = fuse.NewServer(&m.requests, mountpoint, mountOptions(o))
+	m.server, err = newServer(&m.requests, mountpoint, o)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, explain(err))
 	}
@@ -80,6 +82,27 @@ func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
 	return m, nil
+}
+
+// Threads that wait for the kernel's next request count among those that run Go
+// code, until the runtime takes the processor away from them and wakes another
+// thread for it. Both cost more than most requests. So there are few that wait,
+// and processors enough that none need be taken.
+const (
+	readers    = 3
+	processors = 16
+)
+
+var mounting sync.Mutex // makes setting the processors and setting them back one step
+
+// newServer makes a server with so many readers: go-fuse lets as many wait as
+// there are processors when it is made.
+func newServer(raw fuse.RawFileSystem, mountpoint string, o Options) (*fuse.Server, error) {
+	mounting.Lock()
+	defer mounting.Unlock()
+	enough := max(processors, runtime.GOMAXPROCS(readers))
+	defer runtime.GOMAXPROCS(enough)
+	return fuse.NewServer(raw, mountpoint, mountOptions(o))
 }
 
 func mountOptions(o Options) *fuse.MountOptions {

@@ -205,6 +205,7 @@ func (db *DB) remember(facts Facts, encoded map[digest.Digest]record) records {
 	for d, m := range facts {
 		if !db.KnowsManifest(d) {
 			db.learnt.Store(d, m)
+			db.answered.Delete(d)
 			rs = append(rs, encoded[d])
 		}
 	}

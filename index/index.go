@@ -41,6 +41,10 @@ type DB struct {
 	// the index was opened: digest → *manifest.Manifest.
 	learnt sync.Map
 
+	// answered is what KnowsManifest has found out from the disk, digest → bool:
+	// each lookup of a layer that a release has not linked asks for it.
+	answered sync.Map
+
 	creating sync.Mutex // makes Create's look and write one step
 
 	mu   sync.Mutex // guards open; taken before a Release's mu, never held while waiting for the writer
@@ -184,6 +188,7 @@ func (db *DB) Open(name string) (*Release, error) {
 // reload throws away what the open releases hold in memory and reads it anew,
 // after a write has not gone through.
 func (db *DB) reload() {
+	defer db.answered.Clear()
 	defer db.learnt.Clear() // after the releases' locks were had: see remember
 	db.mu.Lock()
 	defer db.mu.Unlock()
@@ -210,8 +215,18 @@ func (db *DB) Manifest(d digest.Digest) (*manifest.Manifest, error) {
 // that contains it. What an index lists as a manifest and is none does not
 // count.
 func (db *DB) KnowsManifest(d digest.Digest) bool {
+	if m, ok := db.learnt.Load(d); ok {
+		return m.(*manifest.Manifest).MediaType != ""
+	}
+	if known, ok := db.answered.Load(d); ok {
+		return known.(bool)
+	}
 	m, err := db.Manifest(d)
-	return err == nil && m.MediaType != ""
+	known := err == nil && m.MediaType != ""
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		db.answered.Store(d, known)
+	}
+	return known
 }
 
 // EverLinked says whether some release has linked the blob in the repository,

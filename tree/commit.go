@@ -10,7 +10,6 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/layout"
 	"github.com/regfs/regfs/manifest"
@@ -22,12 +21,12 @@ const maxLink = 1 << 10
 // commit makes a written file the blob or the link that its path says. It is
 // the one way by which anything comes into the release. The log says what was
 // refused, since a registry tells its user little more than "I/O error".
-func (t *FS) commit(at layout.Path, w *cas.Writer) error {
+func (t *FS) commit(at layout.Path, s *scratch) error {
 	var err error
 	if at.Kind == layout.BlobData {
-		err = t.commitBlob(at.Digest, w)
+		err = t.commitBlob(at.Digest, s)
 	} else {
-		err = t.commitLink(at, w)
+		err = t.commitLink(at, s)
 	}
 	if err != nil {
 		t.Log.Error("refused", "path", at.String(), "err", err)
@@ -35,7 +34,11 @@ func (t *FS) commit(at layout.Path, w *cas.Writer) error {
 	return err
 }
 
-func (t *FS) commitBlob(d digest.Digest, w *cas.Writer) error {
+func (t *FS) commitBlob(d digest.Digest, s *scratch) error {
+	w, err := s.writer()
+	if err != nil {
+		return err
+	}
 	if _, err := w.Commit(d); err != nil {
 		return err
 	}
@@ -67,8 +70,8 @@ func (t *FS) arrive(d digest.Digest) error {
 	return t.release.AddFacts(d, found.facts, found.absent...)
 }
 
-func (t *FS) commitLink(at layout.Path, w *cas.Writer) error {
-	content, err := io.ReadAll(io.NewSectionReader(w.File(), 0, maxLink))
+func (t *FS) commitLink(at layout.Path, s *scratch) error {
+	content, err := s.beginning(maxLink)
 	if err != nil {
 		return err
 	}

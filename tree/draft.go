@@ -6,7 +6,6 @@ import (
 	"os"
 	"sync"
 
-	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/layout"
 )
 
@@ -19,10 +18,10 @@ type draft struct {
 	at   layout.Path
 	ino  uint64
 
-	mu      sync.Mutex  // guards what follows, and keeps writes out of a commit
-	base    Handle      // what was there; read until the first change
-	w       *cas.Writer // the private file; nil before the first change and after a commit
-	written bool        // since the last commit, also one that failed
+	mu      sync.Mutex // guards what follows, and keeps writes out of a commit
+	base    Handle     // what was there; read until the first change
+	w       *scratch   // the private copy; nil before the first change and after a commit
+	written bool       // since the last commit, also one that failed
 }
 
 // newDraft takes over base. With O_TRUNC the draft begins empty, which is a
@@ -43,7 +42,7 @@ func (d *draft) ReadAt(p []byte, off int64) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.w != nil {
-		return d.w.File().ReadAt(p, off)
+		return d.w.ReadAt(p, off)
 	}
 	return d.base.ReadAt(p, off)
 }
@@ -55,7 +54,7 @@ func (d *draft) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	d.written = true
-	return d.w.File().WriteAt(p, off)
+	return d.w.WriteAt(p, off)
 }
 
 func (d *draft) Truncate(size int64) error {
@@ -65,25 +64,22 @@ func (d *draft) Truncate(size int64) error {
 		return err
 	}
 	d.written = true
-	return d.w.File().Truncate(size)
+	return d.w.Truncate(size)
 }
 
-// begin gives the draft its private file, with as much of what was there as
+// begin gives the draft its private copy, with as much of what was there as
 // the change about to come leaves of it; all if keep is negative.
 func (d *draft) begin(keep int64) error {
 	if d.w != nil {
 		return nil
 	}
-	w, err := d.fs.blobs.NewWriter()
-	if err != nil {
-		return err
-	}
+	w := newScratch(d.fs.blobs)
 	a, err := d.base.Stat()
 	if keep < 0 || keep > a.Size {
 		keep = a.Size
 	}
 	if err == nil {
-		_, err = io.Copy(w.File(), io.NewSectionReader(d.base, 0, keep))
+		_, err = io.Copy(io.NewOffsetWriter(w, 0), io.NewSectionReader(d.base, 0, keep))
 	}
 	if err != nil {
 		w.Close()
@@ -98,7 +94,7 @@ func (d *draft) Stat() (Attr, error) {
 	defer d.mu.Unlock()
 	a, err := d.base.Stat()
 	if err == nil && d.w != nil {
-		a, err = d.fs.writerAttr(d.w, d.ino)
+		a, err = d.fs.scratchAttr(d.w, d.ino)
 	}
 	a.Kind, a.Ino = Small, d.ino
 	return a, err
@@ -157,8 +153,8 @@ func (d *draft) Close() error {
 }
 
 func (d *draft) empty() bool {
-	info, err := d.w.File().Stat()
-	return err == nil && info.Size() == 0
+	size, _, err := d.w.stat()
+	return err == nil && size == 0
 }
 
 func (d *draft) File() *os.File { return nil }

@@ -90,14 +90,14 @@ func (t *FS) commitPlain(from string, dst layout.Path) error {
 
 func (t *FS) commitAdopted(w *cas.Writer, dst layout.Path) error {
 	if t.alone(w.File()) {
-		return t.commit(dst, w)
+		return t.commit(dst, adopted(w))
 	}
 	private, err := w.Clone()
 	if err != nil {
 		return err
 	}
 	defer private.Close()
-	return t.commit(dst, private)
+	return t.commit(dst, adopted(private))
 }
 
 // plainError: renaming a directory over a file is for the kernel to refuse; a

@@ -100,18 +100,24 @@ func (t *FS) link(at layout.Path) (index.Link, error) {
 
 func (t *FS) layerLink(repo string, d digest.Digest) (index.Link, error) {
 	link := t.release.Layer(repo, d)
-	switch {
-	case link.State == index.Linked:
+	switch link.State {
+	case index.Linked:
 		return link, nil
-	case link.State == index.Hidden, link.State == index.Absent && !t.reuses(repo, d):
+	case index.Hidden:
 		return index.Link{}, fs.ErrNotExist
 	}
 	// A link that nobody wrote must not promise a blob that is not there.
 	info, err := t.blob(d)
-	if err == nil && link.State == index.Absent {
+	if err != nil {
+		return index.Link{}, err
+	}
+	if link.State == index.Absent {
+		if !t.reuses(repo, d) {
+			return index.Link{}, fs.ErrNotExist
+		}
 		link.Time = info.ModTime
 	}
-	return link, err
+	return link, nil
 }
 
 // reuses leaves manifests out: registry 2.8 looks for one among the layers too,

@@ -6,8 +6,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-
-	"github.com/regfs/regfs/cas"
 )
 
 // A temp is a file that stands beside a blob or a link until it is renamed
@@ -19,23 +17,18 @@ type temp struct {
 	ino atomic.Uint64 // another with each name, as a node stays where it was found
 
 	mu     sync.RWMutex // guards what follows; held for reading while the file is in use
-	w      *cas.Writer
+	w      *scratch
 	sealed bool   // being committed, or gone: no more writes
 	heir   Handle // what it has become, for handles that read on
 	users  int    // handles, and one for the name
 }
 
 func (t *FS) createTemp(p string) (Handle, error) {
-	w, err := t.blobs.NewWriter()
-	if err != nil {
-		return nil, err
-	}
-	f := &temp{fs: t, w: w, users: 2}
+	f := &temp{fs: t, w: newScratch(t.blobs), users: 2}
 	f.ino.Store(t.privateIno())
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if _, ok := t.temps.get(p); ok {
-		w.Close()
 		return nil, fs.ErrExist
 	}
 	t.temps.set(p, f)
@@ -53,7 +46,7 @@ func (t *FS) openTemp(p string, flags int) (Handle, error) {
 		return nil, fs.ErrNotExist
 	}
 	if flags&os.O_TRUNC != 0 {
-		if err := f.w.File().Truncate(0); err != nil {
+		if err := f.w.Truncate(0); err != nil {
 			return nil, err
 		}
 	}
@@ -108,17 +101,14 @@ func (f *temp) stat() (Attr, error) {
 	if f.heir != nil {
 		return f.heir.Stat()
 	}
-	a, err := f.fs.writerAttr(f.w, f.ino.Load())
+	a, err := f.fs.scratchAttr(f.w, f.ino.Load())
 	a.Kind = Temp
 	return a, err
 }
 
-func (t *FS) writerAttr(w *cas.Writer, ino uint64) (Attr, error) {
-	info, err := w.File().Stat()
-	if err != nil {
-		return Attr{}, err
-	}
-	return t.fileAttr(Small, ino, info.Size(), info.ModTime()), nil
+func (t *FS) scratchAttr(s *scratch, ino uint64) (Attr, error) {
+	size, modified, err := s.stat()
+	return t.fileAttr(Small, ino, size, modified), err
 }
 
 // seal ends all writing, or begins it again. The lock is not held while the
@@ -165,7 +155,7 @@ func (h *tempHandle) ReadAt(p []byte, off int64) (int, error) {
 	if h.heir != nil {
 		return h.heir.ReadAt(p, off)
 	}
-	return h.w.File().ReadAt(p, off)
+	return h.w.ReadAt(p, off)
 }
 
 func (h *tempHandle) WriteAt(p []byte, off int64) (int, error) {
@@ -174,7 +164,7 @@ func (h *tempHandle) WriteAt(p []byte, off int64) (int, error) {
 	if h.sealed {
 		return 0, syscall.EBADF
 	}
-	return h.w.File().WriteAt(p, off)
+	return h.w.WriteAt(p, off)
 }
 
 func (h *tempHandle) Truncate(size int64) error {
@@ -183,7 +173,7 @@ func (h *tempHandle) Truncate(size int64) error {
 	if h.sealed {
 		return syscall.EBADF
 	}
-	return h.w.File().Truncate(size)
+	return h.w.Truncate(size)
 }
 
 func (h *tempHandle) Stat() (Attr, error) { return h.stat() }

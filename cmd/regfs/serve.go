@@ -2,19 +2,12 @@ package main
 
 import (
 	"os/signal"
-	"runtime"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/control"
 )
-
-// processors is how many threads may run Go code at least. Those that wait for
-// the kernel's next request count among them: with fewer, the runtime takes the
-// processor from a waiting thread and wakes another, twice for each request,
-// which was a quarter of the server's time on a machine with two.
-const processors = 8
 
 func (c *command) serveCmd() *cobra.Command {
 	var idleExit bool
@@ -31,7 +24,6 @@ down and leaves.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// Whoever reads the log may end before the server does.
 			signal.Ignore(syscall.SIGPIPE)
-			runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), processors))
 			return control.Serve(cmd.Context(), c.dir, idleExit, c.log())
 		},
 	}
