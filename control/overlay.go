@@ -190,26 +190,28 @@ func (s *Server) takeOver() error {
 	return nil
 }
 
-// finish brings in what overlays that are not mounted any more have left, the
-// release's own and those of others: a registry is to find their blobs.
+// finish brings in what overlays hold, before a release is mounted. That of the
+// release itself, left by an earlier mount, has to be finished; those of
+// others, mounted or not, have blobs that a registry is to find.
 func (s *Server) finish(release string) error {
 	left, err := overlay.Pending(s.store)
 	if err != nil {
 		return err
 	}
 	for _, name := range left {
-		if name != release && s.isMounted(name) {
+		if name == release {
 			continue
 		}
-		err := finished(s.overlay(name))
-		if err != nil {
-			s.log.Error("overlay left by an earlier mount", "release", name, "err", err)
-		}
-		if name == release && err != nil && !errors.Is(err, ErrRefused) {
-			return err
+		if report, err := s.settle(name); err != nil || len(report.Refused) > 0 {
+			s.log.Error("overlay of another release", "release", name, "err", errors.Join(err, refused(name, report)))
 		}
 	}
-	return nil
+	err = finished(s.overlay(release))
+	if errors.Is(err, ErrRefused) {
+		s.log.Error("overlay left by an earlier mount", "err", err)
+		return nil
+	}
+	return err
 }
 
 // settle brings into the index what an overlay of the release holds, mounted or
@@ -229,13 +231,4 @@ func (s *Server) settle(release string) (overlay.Report, error) {
 		return o.Sync() // used where we do not see it
 	}
 	return report, err
-}
-
-func (s *Server) isMounted(release string) bool {
-	for _, m := range s.serving() {
-		if m.Release == release {
-			return true
-		}
-	}
-	return false
 }

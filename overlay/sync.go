@@ -51,7 +51,7 @@ func (o *Overlay) finish() (Report, error) {
 		if err := o.discardDraft(); err != nil {
 			return Report{}, err
 		}
-		return Report{}, os.RemoveAll(o.dir(""))
+		return Report{}, os.RemoveAll(o.dir("")) // nothing, mostly
 	}
 	if used, err := o.InUse(); err != nil {
 		return Report{}, err
