@@ -19,7 +19,6 @@ type fuseMount struct {
 	release *index.Release
 	fuse    *fusefs.Mount
 	at      mountpoint.Mount
-	store   *store.Store
 }
 
 var _ live = (*fuseMount)(nil)
@@ -31,7 +30,7 @@ func (e *noFuseError) Error() string { return e.err.Error() }
 func (e *noFuseError) Unwrap() error { return e.err }
 
 func (s *Server) startFuse(m *mounted, req MountRequest) (err error) {
-	f := &fuseMount{store: s.store}
+	f := new(fuseMount)
 	if f.release, err = s.store.Index.Open(req.Release); err != nil {
 		return err
 	}
@@ -84,11 +83,9 @@ func (f *fuseMount) wait(leaving <-chan struct{}) bool {
 	}
 }
 
-// sync has little to do: what is written to the mount is in the store and the
+// sync has nothing to do: what is written to the mount is in the store and the
 // index as soon as the registry knows that it is written.
-func (f *fuseMount) sync() (overlay.Report, error) {
-	return overlay.Report{}, errors.Join(f.store.Blobs.Flush(), f.release.Sync())
-}
+func (f *fuseMount) sync() (overlay.Report, error) { return overlay.Report{}, nil }
 
 func (f *fuseMount) close() error {
 	err := errors.Join(f.tree.Close(), f.release.Sync())
