@@ -32,7 +32,8 @@ type Server struct {
 	closing  bool                        // no new mount is taken
 
 	watching sync.WaitGroup // one for each mount
-	stopped  chan struct{}  // closed when mounts are not watched any more
+	stopping sync.Once
+	stopped  chan struct{} // closed when mounts are not watched any more
 
 	leaving chan struct{} // closed when closing is set
 	left    chan struct{} // closed when the store is given up
@@ -52,7 +53,7 @@ func NewServer(s *store.Store, log *slog.Logger) *Server {
 
 // stop ends the watch over the mounts, which are gone, or live on by themselves.
 func (s *Server) stop() {
-	close(s.stopped)
+	s.stopping.Do(func() { close(s.stopped) })
 	s.watching.Wait()
 }
 
