@@ -21,6 +21,7 @@ import (
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/layout"
 	"github.com/regfs/regfs/manifest"
+	"github.com/regfs/regfs/mountpoint"
 	"github.com/regfs/regfs/store"
 )
 
@@ -458,4 +459,61 @@ func pushIndex(b *testing.B, s *store.Store, n int) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestOddPath: no character of a store's path means anything to the kernel's
+// options, and the mount is found again by it.
+func TestOddPath(t *testing.T) {
+	needRoot(t)
+	dir := filepath.Join(t.TempDir(), `a:b,c\d e`, "[store]*")
+	ok(t, os.MkdirAll(dir, 0o700))
+	ok(t, store.Init(dir))
+	s := open(t, dir)
+	ok(t, s.Index.Create("v1"))
+	mnt := t.TempDir()
+	o := New(s, "v1", quiet)
+	ok(t, o.Mount(mnt))
+	defer unix.Unmount(mnt, unix.MNT_DETACH)
+	at, found, err := mountpoint.Find(mnt)
+	ok(t, err)
+	if !found || at.Store != dir || at.Release != "v1" || at.Type != mountpoint.Overlay {
+		t.Errorf("found %v: %+v", found, at)
+	}
+	pending, err := Pending(s)
+	ok(t, err)
+	if !slices.Equal(pending, []string{"v1"}) {
+		t.Errorf("pending: %q", pending)
+	}
+	ok(t, os.WriteFile(filepath.Join(mnt, "plain"), []byte("text"), 0o644))
+	if _, err := o.Finish(); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("finished while it is mounted: %v", err)
+	}
+	ok(t, unix.Unmount(mnt, 0))
+	_, err = o.Finish()
+	ok(t, err)
+	if text, err := os.ReadFile(filepath.Join(o.plainDir(), "plain")); string(text) != "text" {
+		t.Errorf("plain file: %q, %v", text, err)
+	}
+}
+
+// TestKilledWhilePreparing: half of a release's plain files have moved to a
+// draft whose links are not all there. Nothing is taken for removed.
+func TestKilledWhilePreparing(t *testing.T) {
+	s := newStore(t, "v1")
+	o := laidOut(t, s, "v1")
+	o.push(t, "repo", "v1", newImage("one", 2))
+	o.put(t, "a", []byte("a"))
+	o.put(t, layout.Root+"/repositories/repo/_uploads/1/data", []byte("half"))
+	_, err := o.Finish()
+	ok(t, err)
+	want := append(state(t, s, "v1"), files(t, o.plainDir())...)
+	ok(t, os.MkdirAll(o.dir(draftDir), 0o755))
+	ok(t, os.MkdirAll(filepath.Join(o.dir(draftDir), layout.Root, "repositories/repo/_manifests"), 0o755))
+	ok(t, os.Rename(filepath.Join(o.plainDir(), "a"), filepath.Join(o.dir(draftDir), "a")))
+	_, err = New(s, "v1", quiet).Finish()
+	ok(t, err)
+	sameState(t, "finished", append(state(t, s, "v1"), files(t, o.plainDir())...), want)
+	if left, _ := Pending(s); len(left) > 0 {
+		t.Errorf("left: %q", left)
+	}
 }
