@@ -203,6 +203,35 @@ func (w *Writer) clone() (*Writer, error) {
 	return clone, nil
 }
 
+// Copy returns a Writer with a copy of a file that stays where it is. The name
+// is as for Adopt, the copy as for Clone.
+func (s *Store) Copy(name string) (*Writer, error) {
+	w, err := s.copy(name)
+	if err != nil {
+		return nil, failure("copy", name, err)
+	}
+	return w, nil
+}
+
+func (s *Store) copy(name string) (*Writer, error) {
+	if err := checkForeign(name); err != nil {
+		return nil, err
+	}
+	content, err := s.dir.OpenRegular(name)
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
+	w, err := s.NewWriter()
+	if err != nil {
+		return nil, err
+	}
+	if err := copyFile(w.file, content); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
+	return w, nil
+}
+
 // copyFile copies by FICLONE, else by copy_file_range, which ReadFrom tries
 // before it reads and writes.
 func copyFile(to, from *os.File) error {

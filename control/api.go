@@ -28,6 +28,17 @@ type Release struct {
 	Mountpoint string    `json:"mountpoint,omitempty"`
 }
 
+// A Backend is what mounts a release.
+type Backend string
+
+// The backends. Auto takes FUSE, and the kernel's overlayfs where FUSE is not
+// to be had.
+const (
+	BackendAuto    Backend = "auto"
+	BackendFuse    Backend = "fuse"
+	BackendOverlay Backend = "overlay"
+)
+
 // MountRequest asks for a mount: POST /v1/mounts. The answer is a [Mount], and
 // then nothing until the mount has ended and the server has let go of it; with
 // the connection's end, the mount ends.
@@ -35,6 +46,7 @@ type MountRequest struct {
 	Release       string     `json:"release"`
 	Mountpoint    string     `json:"mountpoint"` // absolute and clean
 	Namespace     string     `json:"namespace"`  // the caller's mount namespace
+	Backend       Backend    `json:"backend"`
 	Reuse         tree.Reuse `json:"reuse"`
 	UID           uint32     `json:"uid"`
 	GID           uint32     `json:"gid"`
@@ -51,6 +63,10 @@ type Mount struct {
 	Mountpoint string     `json:"mountpoint"`
 	Reuse      tree.Reuse `json:"reuse"`
 	Since      time.Time  `json:"since"`
+	// Backend is what mounts it, and Fallback why that is not FUSE, if FUSE was
+	// tried.
+	Backend  Backend `json:"backend"`
+	Fallback string  `json:"fallback_reason,omitempty"`
 	// Passthrough says whether reads and writes go to the store's files
 	// without a way through the server, and Reason why not.
 	Passthrough bool   `json:"passthrough"`
@@ -102,6 +118,8 @@ var (
 	ErrUsage = errors.New("usage")
 	// ErrLeaving: the server is about to exit. Dial again.
 	ErrLeaving = errors.New("the server is leaving")
+	// ErrRefused: files that a registry wrote are not what their names say.
+	ErrRefused = errors.New("some files were refused")
 )
 
 // kinds are the errors that keep their kind on the way over the socket.
@@ -111,6 +129,7 @@ var kinds = map[string]error{
 	"busy":      syscall.EBUSY,
 	"usage":     ErrUsage,
 	"leaving":   ErrLeaving,
+	"refused":   ErrRefused,
 	"name":      index.ErrName,
 }
 

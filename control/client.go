@@ -17,6 +17,7 @@ import (
 
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/overlay"
 	"github.com/regfs/regfs/store"
 )
 
@@ -70,9 +71,17 @@ func dialServer(dir string) *Client {
 // serveSelf is a client and its server in one process.
 func serveSelf(s *store.Store, log *slog.Logger) *Client {
 	l := newPipeListener()
-	server := &http.Server{Handler: NewServer(s, log).handler()}
+	self := NewServer(s, log)
+	if err := self.takeOver(); err != nil {
+		log.Error("take over mounts", "err", err)
+	}
+	server := &http.Server{Handler: self.handler()}
 	go server.Serve(l)
-	return newClient(l.dial, func() error { return errors.Join(server.Close(), s.Close()) })
+	return newClient(l.dial, func() error {
+		err := server.Close()
+		self.stop()
+		return errors.Join(err, s.Close())
+	})
 }
 
 func newClient(dial func(ctx context.Context, network, addr string) (net.Conn, error), close func() error) *Client {
@@ -112,6 +121,16 @@ func (c *Client) Images(ctx context.Context, release string) ([]export.Image, er
 func (c *Client) Inventory(ctx context.Context, release string) (*export.Inventory, error) {
 	inv := new(export.Inventory)
 	return inv, c.ask(ctx, release, "inventory", inv)
+}
+
+// Sync brings into the store and the index what was written to a release, if
+// that is mounted by overlayfs, or was when the power failed.
+func (c *Client) Sync(ctx context.Context, release string) (overlay.Report, error) {
+	var report overlay.Report
+	if err := index.ValidRelease(release); err != nil {
+		return report, err
+	}
+	return report, c.call(ctx, http.MethodPost, "/v1/releases/"+url.PathEscape(release)+"/sync", nil, &report)
 }
 
 // ask asks for something of a release. A name that is none would be another

@@ -11,26 +11,63 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/regfs/regfs/fusefs"
-	"github.com/regfs/regfs/index"
-	"github.com/regfs/regfs/store"
-	"github.com/regfs/regfs/tree"
+	"github.com/regfs/regfs/mountpoint"
+	"github.com/regfs/regfs/overlay"
 )
 
 // A mounted is a mount that the server serves.
 type mounted struct {
 	Mount
-	tree    *tree.FS
-	release *index.Release
-	fuse    *fusefs.Mount
-	at      fusefs.Mounted
-	done    chan struct{} // closed when all is given back
+	live   live
+	orphan bool // taken over from a server that died, and nobody stands for it; guarded by Server.mu
+	err    error
+
+	started chan struct{} // closed when the mount is there: Mount and live are set
+	quiet   chan struct{} // closed when nobody uses it any more
+	done    chan struct{} // closed when all is given back: err is set
+}
+
+func newMounted(m Mount) *mounted {
+	return &mounted{Mount: m, started: make(chan struct{}), quiet: make(chan struct{}), done: make(chan struct{})}
+}
+
+// describe tells of the mount as it is now.
+func (m *mounted) describe() Mount {
+	mount := m.Mount
+	if f, ok := m.live.(*fuseMount); ok {
+		mount.Requests = f.fuse.Requests()
+	}
+	return mount
+}
+
+func (m *mounted) isStarted() bool {
+	select {
+	case <-m.started:
+		return true
+	default:
+		return false
+	}
+}
+
+// A live is what the server needs of a mount, whatever the backend.
+type live interface {
+	// wait returns when nobody can use the mount any more, in whichever
+	// namespace; false if the server leaves before.
+	wait(leaving <-chan struct{}) bool
+	// sync brings into the store and the index what was written until now.
+	sync() (overlay.Report, error)
+	// close gives back what the mount had, when nobody uses it any more.
+	close() error
+	// abort takes the mount from those who have it still.
+	abort() error
 }
 
 // add mounts a release.
 func (s *Server) add(req MountRequest) (*mounted, error) {
-	m := &mounted{done: make(chan struct{})}
-	m.Mount = Mount{Release: req.Release, Mountpoint: req.Mountpoint, Reuse: req.Reuse, Since: time.Now().UTC(), PID: s.pid}
+	if m := s.adopt(req); m != nil {
+		return m, nil
+	}
+	m := newMounted(Mount{Release: req.Release, Mountpoint: req.Mountpoint, Reuse: req.Reuse, Since: time.Now().UTC(), PID: s.pid})
 	if err := s.reserve(m); err != nil {
 		return nil, err
 	}
@@ -38,10 +75,29 @@ func (s *Server) add(req MountRequest) (*mounted, error) {
 		s.remove(m)
 		return nil, err
 	}
-	s.log.Info("mounted", "release", m.Release, "mountpoint", m.Mountpoint, "reuse", m.Reuse,
+	s.log.Info("mounted", "release", m.Release, "mountpoint", m.Mountpoint, "backend", m.Backend, "reuse", m.Reuse,
 		"passthrough", m.Passthrough, "reason", m.Reason)
-	go s.serve(m)
+	s.watch(m)
 	return m, nil
+}
+
+// adopt finds the mount that is asked for among those that a dead server has
+// left, so that whoever watches over a mount can begin again.
+func (s *Server) adopt(req MountRequest) *mounted {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.mounts[req.Mountpoint]
+	if !ok || !m.orphan || m.Release != req.Release || req.Backend == BackendFuse {
+		return nil
+	}
+	m.orphan = false
+	return m
+}
+
+// watch serves a mount until its end.
+func (s *Server) watch(m *mounted) {
+	close(m.started)
+	s.watching.Go(func() { s.serve(m) })
 }
 
 // reserve enters a mount, so that no other can take its place.
@@ -83,58 +139,40 @@ func (s *Server) leave() {
 	}
 }
 
-func (s *Server) start(m *mounted, req MountRequest) (err error) {
+func (s *Server) start(m *mounted, req MountRequest) error {
 	if err := s.prepare(req.Mountpoint); err != nil {
 		return err
 	}
-	if m.release, err = s.store.Index.Open(req.Release); err != nil {
+	// What an overlay has left is the release's, whatever mounts it next.
+	if err := s.finish(req.Release); err != nil {
 		return err
 	}
-	m.tree, err = tree.New(s.store.Blobs, s.store.Index, m.release, s.store.Dir, store.PlainDir(req.Release), tree.Options{
-		Reuse: req.Reuse, UID: req.UID, GID: req.GID,
-		FileMode: fs.FileMode(req.FileMode).Perm(), DirMode: fs.FileMode(req.DirMode).Perm(),
-		Log: s.log.With("release", req.Release),
-	})
-	if err != nil {
-		m.release.Close()
-		return fmt.Errorf("mount %s: %w", req.Release, err)
+	if req.Backend == BackendOverlay {
+		return s.startOverlay(m, req)
 	}
-	if err := s.startFuse(m, req); err != nil {
-		m.tree.Close()
-		m.release.Close()
+	err := s.startFuse(m, req)
+	var none *noFuseError
+	if req.Backend != BackendAuto || !errors.As(err, &none) {
 		return err
+	}
+	m.Fallback = none.Error()
+	s.log.Warn("no FUSE, mounting by overlayfs", "release", req.Release, "why", none)
+	if err := s.startOverlay(m, req); err != nil {
+		return fmt.Errorf("neither FUSE nor overlayfs: %w; %w", none, err)
 	}
 	return nil
 }
 
-func (s *Server) startFuse(m *mounted, req MountRequest) error {
-	probe, err := s.store.Probe()
-	if err != nil {
-		return err
-	}
-	defer probe.Close()
-	served, err := fusefs.New(req.Mountpoint, m.tree, fusefs.Options{
-		Source: s.store.Dir, AllowOther: req.AllowOther, NoPassthrough: req.NoPassthrough, Probe: probe, Log: s.log,
-	})
-	if err != nil {
-		return err
-	}
-	m.at, _, err = fusefs.Find(req.Mountpoint)
-	s.mu.Lock() // the mount is in the list already
-	defer s.mu.Unlock()
-	m.fuse = served
-	m.Passthrough, m.Reason = served.Passthrough()
-	return err
-}
-
 // serve waits for the end of a mount and gives back what it had.
 func (s *Server) serve(m *mounted) {
-	m.fuse.Wait()
-	err := errors.Join(m.tree.Close(), m.release.Sync())
-	m.release.Close()
+	if !m.live.wait(s.stopped) {
+		return
+	}
+	close(m.quiet)
+	m.err = m.live.close()
 	s.log.Info("unmounted", "release", m.Release, "mountpoint", m.Mountpoint)
-	if err != nil {
-		s.log.Error("unmount", "release", m.Release, "err", err)
+	if m.err != nil {
+		s.log.Error("unmount", "release", m.Release, "err", m.err)
 	}
 	s.remove(m)
 }
@@ -145,29 +183,35 @@ const drain = 2 * time.Second
 // end unmounts, and returns when all is given back. With force it waits a
 // moment for those who use the mount, and then takes it from them.
 func (m *mounted) end(force bool) error {
+	select {
+	case <-m.started:
+	case <-m.done:
+		return nil // it came to nothing
+	}
 	if err := m.leave(force); err != nil {
 		return err
 	}
 	select {
-	case <-m.done:
-		return nil
+	case <-m.quiet: // there may be much to give back
+		<-m.done
+		return m.err
 	case <-time.After(drain):
 	}
 	if !force {
 		return fmt.Errorf("umount %s: gone from here, but another mount namespace, such as a container's, has it still; "+
 			"stop the container, or use --force: %w", m.Mountpoint, syscall.EBUSY)
 	}
-	if err := m.at.Abort(); err != nil {
-		return err
+	if err := m.live.abort(); err != nil {
+		return fmt.Errorf("umount %s: %w", m.Mountpoint, err)
 	}
 	<-m.done
-	return nil
+	return m.err
 }
 
 // leave takes the mount out of this namespace.
 func (m *mounted) leave(force bool) error {
 	for deadline := time.Now().Add(drain); ; time.Sleep(20 * time.Millisecond) {
-		at, ok, err := fusefs.Find(m.Mountpoint)
+		at, ok, err := mountpoint.Find(m.Mountpoint)
 		if err != nil || !ok {
 			return err
 		}
@@ -216,11 +260,9 @@ func (s *Server) mounted() []Mount {
 	defer s.mu.Unlock()
 	all := []Mount{}
 	for _, m := range s.mounts {
-		mount := m.Mount
-		if m.fuse != nil {
-			mount.Requests = m.fuse.Requests()
+		if m.isStarted() {
+			all = append(all, m.describe())
 		}
-		all = append(all, mount)
 	}
 	slices.SortFunc(all, func(a, b Mount) int { return strings.Compare(a.Release, b.Release) })
 	return all
@@ -228,38 +270,39 @@ func (s *Server) mounted() []Mount {
 
 // prepare sees to it that a directory can be mounted upon. What a dead server
 // has left there is cleared away.
-func (s *Server) prepare(mountpoint string) error {
-	at, ok, err := fusefs.Find(mountpoint)
+func (s *Server) prepare(dir string) error {
+	at, ok, err := mountpoint.Find(dir)
 	if err != nil {
 		return err
 	}
 	if ok {
 		// No mount of this store is served by another process: we have the lock.
-		if at.Source != s.store.Dir && !at.Dead() {
-			return fmt.Errorf("mount: a release of the store %s is mounted at %s: %w", at.Source, mountpoint, syscall.EBUSY)
+		// An overlay needs no process to live.
+		if at.Type == mountpoint.Overlay || at.Store != s.store.Dir && !at.Dead() {
+			return fmt.Errorf("mount: a release of the store %s is mounted at %s: %w", at.Store, dir, syscall.EBUSY)
 		}
-		s.log.Warn("clearing away the mount of a dead server", "mountpoint", mountpoint)
+		s.log.Warn("clearing away the mount of a dead server", "mountpoint", dir)
 		if err := at.Clear(); err != nil {
 			return err
 		}
 	}
-	return s.checkMountpoint(mountpoint)
+	return s.checkMountpoint(dir)
 }
 
-func (s *Server) checkMountpoint(mountpoint string) error {
-	if within(mountpoint, s.store.Dir) || within(s.store.Dir, mountpoint) {
-		return fmt.Errorf("mount: the mount point %s and the store %s must not lie in each other: %w", mountpoint, s.store.Dir, ErrUsage)
+func (s *Server) checkMountpoint(dir string) error {
+	if within(dir, s.store.Dir) || within(s.store.Dir, dir) {
+		return fmt.Errorf("mount: the mount point %s and the store %s must not lie in each other: %w", dir, s.store.Dir, ErrUsage)
 	}
-	entries, err := os.ReadDir(mountpoint)
+	entries, err := os.ReadDir(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("mount: the mount point %s is missing; make it with mkdir: %w", mountpoint, fs.ErrNotExist)
+		return fmt.Errorf("mount: the mount point %s is missing; make it with mkdir: %w", dir, fs.ErrNotExist)
 	case errors.Is(err, syscall.ENOTDIR):
-		return fmt.Errorf("mount: the mount point %s is not a directory: %w", mountpoint, ErrUsage)
+		return fmt.Errorf("mount: the mount point %s is not a directory: %w", dir, ErrUsage)
 	case err != nil:
 		return fmt.Errorf("mount: %w", err)
 	case len(entries) > 0:
-		return fmt.Errorf("mount: the mount point %s is not empty; choose an empty directory: %w", mountpoint, fs.ErrExist)
+		return fmt.Errorf("mount: the mount point %s is not empty; choose an empty directory: %w", dir, fs.ErrExist)
 	}
 	return nil
 }

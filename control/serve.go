@@ -38,6 +38,9 @@ func Serve(ctx context.Context, dir string, idleExit bool, log *slog.Logger) err
 	}
 	s := NewServer(st, log)
 	s.pid, s.idleExit = os.Getpid(), idleExit
+	if err := s.takeOver(); err != nil {
+		log.Error("take over mounts", "err", err)
+	}
 	server := &http.Server{Handler: s.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	go server.Serve(l)
 	log.Info("serving", "store", dir, "pid", s.pid)
@@ -45,6 +48,7 @@ func Serve(ctx context.Context, dir string, idleExit bool, log *slog.Logger) err
 	s.await(ctx)
 	l.Close() // and with it, the socket
 	s.endAll()
+	s.stop()
 	s.using.Lock() // held for ever: the store is not for requests any more
 	err = st.Close()
 	close(s.left)

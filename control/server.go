@@ -11,6 +11,7 @@ import (
 
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/overlay"
 	"github.com/regfs/regfs/store"
 )
 
@@ -26,8 +27,13 @@ type Server struct {
 
 	mu       sync.Mutex // guards what follows; not held while anything is mounted or unmounted
 	mounts   map[string]*mounted
-	idleExit bool // leave when the last mount has ended
-	closing  bool // no new mount is taken
+	overlays map[string]*overlay.Overlay // by release
+	idleExit bool                        // leave when the last mount has ended
+	closing  bool                        // no new mount is taken
+
+	watching sync.WaitGroup // one for each mount
+	stopping sync.Once
+	stopped  chan struct{} // closed when mounts are not watched any more
 
 	leaving chan struct{} // closed when closing is set
 	left    chan struct{} // closed when the store is given up
@@ -37,10 +43,18 @@ type Server struct {
 func NewServer(s *store.Store, log *slog.Logger) *Server {
 	return &Server{
 		store: s, log: log,
-		mounts:  make(map[string]*mounted),
-		leaving: make(chan struct{}),
-		left:    make(chan struct{}),
+		mounts:   make(map[string]*mounted),
+		overlays: make(map[string]*overlay.Overlay),
+		stopped:  make(chan struct{}),
+		leaving:  make(chan struct{}),
+		left:     make(chan struct{}),
 	}
+}
+
+// stop ends the watch over the mounts, which are gone, or live on by themselves.
+func (s *Server) stop() {
+	s.stopping.Do(func() { close(s.stopped) })
+	s.watching.Wait()
 }
 
 func (s *Server) handler() http.Handler {
@@ -50,6 +64,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST /v1/releases", s.answer(s.create))
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
 	mux.Handle("GET /v1/releases/{name}/inventory", s.answer(s.inventory))
+	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
 	mux.Handle("POST /v1/umount", s.answer(s.unmount))
 	mux.HandleFunc("POST /v1/mounts", s.mount)
 	return mux
@@ -152,7 +167,19 @@ func withRelease[T any](s *Server, r *http.Request, f func(*index.Release) (T, e
 		return nil, err
 	}
 	defer release.Close()
+	if _, err := s.settle(release.Name); err != nil {
+		return nil, err
+	}
 	return f(release)
+}
+
+func (s *Server) sync(r *http.Request) (any, error) {
+	release, err := s.store.Index.Open(r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	defer release.Close()
+	return s.settle(release.Name)
 }
 
 func (s *Server) unmount(r *http.Request) (any, error) {

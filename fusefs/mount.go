@@ -54,9 +54,6 @@ type Mount struct {
 	why         string // why there is no passthrough
 }
 
-// Type is the file system type that /proc/mounts shows.
-const Type = "fuse.regfs"
-
 // New mounts the tree on a directory and begins to serve it.
 func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 	m := &Mount{tree: t}

@@ -56,10 +56,7 @@ func (r *Release) LinkLayer(repo string, d digest.Digest) error {
 	return r.durable(func(now time.Time) records {
 		l := r.repository(repo).layer(d)
 		l.mark, l.time = own, now
-		rs := records{
-			put(key(r.Name, keyLayer, repo, d.String()), encodeMark(own, now)),
-			put(everKey(repo, d), nil),
-		}
+		rs := append(r.db.ever(repo, d), put(key(r.Name, keyLayer, repo, d.String()), encodeMark(own, now)))
 		if r.blobs.blob(d).mark == unmarked {
 			rs = append(rs, r.markBlob(d, own, now)...)
 		}
@@ -111,7 +108,7 @@ func (r *Release) show(repo string, rev *revision) records {
 		if need.Manifest {
 			continue
 		}
-		rs = append(rs, put(everKey(repo, need.Digest), nil))
+		rs = append(rs, r.db.ever(repo, need.Digest)...)
 		if l := r.repos[repo].layer(need.Digest); l.mark == hidden && !l.time.After(rev.time) {
 			l.mark = unmarked
 			rs = append(rs, del(key(r.Name, keyLayer, repo, need.Digest.String())))

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	badger "github.com/dgraph-io/badger/v4"
@@ -45,6 +46,8 @@ type DB struct {
 	// each lookup of a layer that a release has not linked asks for it.
 	answered sync.Map
 
+	followed atomic.Bool // a journal is kept
+
 	creating sync.Mutex // makes Create's look and write one step
 
 	mu   sync.Mutex // guards open; taken before a Release's mu, never held while waiting for the writer
@@ -59,6 +62,11 @@ func Open(dir string, log *slog.Logger) (*DB, error) {
 	}
 	db := &DB{badger: b, log: log, open: make(map[string]*Release)}
 	db.writer = newWriter(b, dir, db.reload)
+	followed, err := db.isFollowed()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open index %s: %w", dir, err), db.Close())
+	}
+	db.followed.Store(followed)
 	return db, nil
 }
 

@@ -30,11 +30,14 @@ import (
 //	x RELEASE NUL d PATH                       directory made by hand: time
 //	f DIGEST                                   facts: what a manifest needs, for all releases
 //	e REPO NUL DIGEST                          some release has linked the blob in the repository
+//	j                                          a journal is kept
+//	j REPO NUL DIGEST                          an e record that came since the journal was last read
 const (
 	keyRelease = 'r'
 	keyIn      = 'x'
 	keyFacts   = 'f'
 	keyEver    = 'e'
+	keyJournal = 'j'
 
 	keyLayer    = 'l'
 	keyRevision = 'm'

@@ -284,6 +284,42 @@ func (r *Release) Repositories() []string {
 	return all
 }
 
+// AllRepositories lists the names of all repositories of which the release says
+// anything, also of which it says only what was removed.
+func (r *Release) AllRepositories() []string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Sorted(maps.Keys(r.repos))
+}
+
+// HiddenLayers lists the layer links that were removed from a repository.
+func (r *Release) HiddenLayers(repo string) []digest.Digest {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var all []digest.Digest
+	if p, ok := r.repos[repo]; ok {
+		for d, l := range p.layers {
+			if l.mark == hidden {
+				all = append(all, d)
+			}
+		}
+	}
+	return all
+}
+
+// HiddenBlobs lists the blobs that were removed, and that no manifest needs.
+func (r *Release) HiddenBlobs() []digest.Digest {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var all []digest.Digest
+	for d, b := range r.blobs.all {
+		if b.mark == hidden && b.needs == 0 {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
 // Dirs lists the directories that somebody made.
 func (r *Release) Dirs() []string {
 	r.mu.RLock()

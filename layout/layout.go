@@ -80,6 +80,18 @@ func (k Kind) String() string { return kindNames[k] }
 // only the disk knows; it is not one.
 func (k Kind) IsDir() bool { return k == Top || len(children[k]) > 0 }
 
+// Structural reports whether k is a directory that a registry expects to stay
+// when it is empty. Such are kept with the release; the directory of a single
+// link or blob, or a temporary one, lives as long as the mount.
+func (k Kind) Structural() bool {
+	switch k {
+	case Skeleton, Blobs, BlobAlgorithm, Repositories, Repository,
+		Layers, LayerAlgorithm, Manifests, Revisions, RevisionAlgorithm, Tags:
+		return true
+	}
+	return false
+}
+
 // IsLink reports whether k is a file that holds a digest, see [ParseLink].
 func (k Kind) IsLink() bool { return grammar[k].component == "link" }
 

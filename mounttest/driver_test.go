@@ -30,6 +30,15 @@ func TestDriverOnPlainDirectory(t *testing.T) {
 	driver(t, t.TempDir())
 }
 
+// On an overlay the suite sees the disk's own files.
+func TestDriverOnOverlay(t *testing.T) {
+	if os.Getenv("MOUNTTEST_PLAIN_DRIVER") == "" {
+		t.Skip("the kernel's overlayfs is an ordinary disk to this suite; MOUNTTEST_PLAIN_DRIVER=1 to see that")
+	}
+	s := startServer(t, 5*time.Minute)
+	driver(t, s.MountOverlay(t, "driver", mounttest.ReuseRepository))
+}
+
 func TestDriverOnMount(t *testing.T) {
 	s := startServer(t, 5*time.Minute)
 	dir := s.Mount(t, "driver", mounttest.ReuseStore)

@@ -1,6 +1,10 @@
 package mounttest_test
 
 import (
+	"bytes"
+	"maps"
+	"os"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -32,6 +36,65 @@ func TestContractWithoutPassthrough(t *testing.T) {
 	}
 	s := startServer(t, 8*time.Minute, "MOUNTTEST_NO_PASSTHROUGH=1")
 	mounttest.Contract(t, s.suite())
+}
+
+func TestPosixOnOverlay(t *testing.T) {
+	s := startServer(t, 5*time.Minute)
+	mounttest.Posix(t, s.MountOverlay(t, "posix", mounttest.ReuseRepository))
+}
+
+func TestContractOnOverlay(t *testing.T) {
+	s := startServer(t, 8*time.Minute)
+	mounttest.Contract(t, s.overlaySuite())
+}
+
+func TestOverlay(t *testing.T) {
+	s := startServer(t, 5*time.Minute)
+	mounttest.Overlay(t, s.overlaySuite(), s.suite())
+}
+
+// exceptedVariable lets TestExcepted do what is expected to fail.
+const exceptedVariable = "MOUNTTEST_EXCEPTED"
+
+// Clauses that fail only after a wait for what does not come, or by a signal.
+// What holds instead is O4_refused.
+var slowToFail = []string{"M5_mismatch", "M6_rewritten_under_readers"}
+
+// TestExcepted sees to it that each clause that is said not to hold on overlayfs
+// does not. It runs them in a process of its own, as they must fail.
+func TestExcepted(t *testing.T) {
+	needMount(t)
+	exceptions := maps.Clone(mounttest.OverlayExceptions)
+	for _, name := range slowToFail {
+		delete(exceptions, name)
+	}
+	if os.Getenv(exceptedVariable) != "" {
+		m := startServer(t, 2*time.Minute).overlaySuite()
+		m.Except = exceptions
+		mounttest.Excepted(t, m)
+		return
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestExcepted$", "-test.v")
+	cmd.Env = append(os.Environ(), exceptedVariable+"=1")
+	out, _ := cmd.CombinedOutput()
+	for name, why := range exceptions {
+		if !bytes.Contains(out, []byte("--- FAIL: TestExcepted/"+name+" (")) {
+			t.Errorf("%s is said not to hold on overlayfs (%s), but does", name, why)
+		}
+	}
+	if t.Failed() {
+		t.Logf("%s", tail(string(out), 4000))
+	}
+}
+
+func (s *server) overlaySuite() mounttest.Mounts {
+	m := s.suite()
+	m.Mount, m.Except = s.MountOverlay, mounttest.OverlayExceptions
+	return m
 }
 
 func (s *server) suite() mounttest.Mounts {

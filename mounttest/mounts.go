@@ -27,6 +27,10 @@ type Mounts struct {
 
 	// Store is the store's directory, with its blobs in the registry's layout.
 	Store string
+
+	// Except are the clauses that the backend cannot keep, and why, as
+	// docs/posix.md says it.
+	Except map[string]string
 }
 
 // remount gives a release a new mount.

@@ -22,6 +22,7 @@ import (
 	"github.com/regfs/regfs/fusefs"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/mounttest"
+	"github.com/regfs/regfs/overlay"
 	"github.com/regfs/regfs/store"
 	"github.com/regfs/regfs/tree"
 )
@@ -33,7 +34,7 @@ const serverVariable = "MOUNTTEST_SERVE"
 // The server takes commands by standard input, a line each, and answers each
 // with a line: "ok", or what is wrong. It ends with its input.
 //
-//	mount RELEASE REUSE DIRECTORY
+//	mount BACKEND RELEASE REUSE DIRECTORY
 //	unmount DIRECTORY
 
 func TestMain(m *testing.M) {
@@ -54,6 +55,7 @@ type host struct {
 }
 
 type mounted struct {
+	overlay *overlay.Overlay // nil on FUSE
 	mount   *fusefs.Mount
 	tree    *tree.FS
 	release *index.Release
@@ -82,8 +84,10 @@ func serve(dir string) (err error) {
 
 func (h *host) obey(command []string) error {
 	switch {
-	case len(command) == 4 && command[0] == "mount":
-		return h.mount(command[1], tree.Reuse(command[2]), command[3])
+	case len(command) == 5 && command[0] == "mount" && command[1] == "overlay":
+		return h.mountOverlay(command[2], tree.Reuse(command[3]), command[4])
+	case len(command) == 5 && command[0] == "mount":
+		return h.mount(command[2], tree.Reuse(command[3]), command[4])
 	case len(command) == 2 && command[0] == "unmount":
 		return h.unmount(command[1], 0)
 	}
@@ -92,6 +96,9 @@ func (h *host) obey(command []string) error {
 
 func (h *host) mount(release string, reuse tree.Reuse, dir string) error {
 	if err := h.store.Index.Create(release); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := h.sync(); err != nil {
 		return err
 	}
 	m := new(mounted)
@@ -120,6 +127,47 @@ func (h *host) mount(release string, reuse tree.Reuse, dir string) error {
 	return nil
 }
 
+func (h *host) mountOverlay(release string, reuse tree.Reuse, dir string) error {
+	if reuse == tree.ReuseNone {
+		return errors.New("overlayfs cannot do without reuse")
+	}
+	if err := h.store.Index.Create(release); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := h.sync(); err != nil {
+		return err
+	}
+	o := overlay.New(h.store, release, h.log)
+	if err := o.Mount(dir); err != nil {
+		return err
+	}
+	h.mounts[dir] = &mounted{overlay: o}
+	return nil
+}
+
+// sync lets what overlays hold be found by the next mount.
+func (h *host) sync() error {
+	for _, m := range h.mounts {
+		if m.overlay == nil {
+			continue
+		}
+		if _, err := m.overlay.Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish brings in what an overlay has left, when the kernel has let go of it.
+func (m *mounted) finish() error {
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		_, err := m.overlay.Finish()
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 func (h *host) unmount(dir string, flags int) error {
 	m, ok := h.mounts[dir]
 	if !ok {
@@ -131,6 +179,9 @@ func (h *host) unmount(dir string, flags int) error {
 	delete(h.mounts, dir)
 	if flags&unix.MNT_DETACH != 0 {
 		return nil // whoever is still in it keeps it; it ends with this process
+	}
+	if m.overlay != nil {
+		return m.finish()
 	}
 	m.mount.Wait()
 	err := errors.Join(m.tree.Close(), m.probe.Close())
@@ -167,7 +218,7 @@ const patience = 30 * time.Second
 // longer than limit: then its requests are ended, and fail.
 func startServer(t *testing.T, limit time.Duration, env ...string) *server {
 	t.Helper()
-	needFUSE(t)
+	needMount(t)
 	base := t.TempDir()
 	s := &server{store: filepath.Join(base, "store"), base: base, answers: make(chan string), mounts: make(map[string]string)}
 	if err := store.Init(s.store); err != nil {
@@ -185,8 +236,8 @@ func startServer(t *testing.T, limit time.Duration, env ...string) *server {
 	return s
 }
 
-// needFUSE skips a test where it cannot run, but not in silence.
-func needFUSE(t *testing.T) {
+// needMount skips a test where it cannot run, but not in silence.
+func needMount(t *testing.T) {
 	t.Helper()
 	why := ""
 	if os.Geteuid() != 0 {
@@ -248,6 +299,17 @@ func (s *server) command(words ...string) error {
 // Mount is that of mounttest.Mounts.
 func (s *server) Mount(t testing.TB, release string, reuse mounttest.Reuse) string {
 	t.Helper()
+	return s.mount(t, "fuse", release, reuse)
+}
+
+// MountOverlay is Mount by overlayfs.
+func (s *server) MountOverlay(t testing.TB, release string, reuse mounttest.Reuse) string {
+	t.Helper()
+	return s.mount(t, "overlay", release, reuse)
+}
+
+func (s *server) mount(t testing.TB, backend, release string, reuse mounttest.Reuse) string {
+	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.count++
@@ -255,7 +317,7 @@ func (s *server) Mount(t testing.TB, release string, reuse mounttest.Reuse) stri
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.command("mount", release, string(reuse), dir); err != nil {
+	if err := s.command("mount", backend, release, string(reuse), dir); err != nil {
 		t.Fatalf("%v\n%s", err, s.log.String())
 	}
 	s.mounts[dir] = connection(dir)

@@ -30,6 +30,7 @@ const (
 	socketFile = "control.sock"
 	logFile    = "server.log"
 	indexDir   = "index"
+	releases   = "releases" // the plain files of each
 )
 
 // What is wrong with a store. Each is wrapped with the directory and what to
@@ -211,4 +212,12 @@ func (s *Store) Probe() (*os.File, error) { return os.Open(filepath.Join(s.Dir, 
 
 // PlainDir is where a release's plain files lie, relative to the store's
 // directory.
-func PlainDir(release string) string { return filepath.Join("releases", release, "files") }
+func PlainDir(release string) string { return filepath.Join(releases, release, "files") }
+
+// OverlayDir is where a release lies while it is mounted by overlayfs, relative
+// to the store's directory.
+func OverlayDir(release string) string { return filepath.Join(releases, release, "overlay") }
+
+// RefusedDir is where that is put which an overlay held and the store could not
+// take, relative to the store's directory.
+func RefusedDir(release string) string { return filepath.Join(releases, release, "refused") }

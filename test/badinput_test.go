@@ -223,7 +223,7 @@ func TestNoFuse(t *testing.T) {
 	mnt := t.TempDir()
 	t.Run("no /dev/fuse", func(t *testing.T) {
 		r := privately(t, `mount -t tmpfs none "$2"; touch "$2/null"; mount --bind /dev/null "$2/null"; mount --rbind "$2" /dev`,
-			s, "mount", "v1.0", mnt)
+			s, "mount", "v1.0", mnt, "--backend", "fuse")
 		refused(t, r, failed, "/dev/fuse")
 	})
 	t.Run("not root", func(t *testing.T) {

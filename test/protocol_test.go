@@ -131,7 +131,7 @@ func manifestServed(t *testing.T, a *registrytest.API, repo, ref string, wanted 
 }
 
 func TestUploads(t *testing.T) {
-	onBoth(t, func(t *testing.T, v registrytest.Version) {
+	onAll(t, func(t *testing.T, v registrytest.Version) {
 		r := serveRelease(t, v, nil)
 		content := noise(1, 300_000)
 
@@ -324,7 +324,7 @@ func TestPaging(t *testing.T) {
 
 // TestTwoRegistries lets two processes write the same at once.
 func TestTwoRegistries(t *testing.T) {
-	onBoth(t, func(t *testing.T, v registrytest.Version) {
+	onAll(t, func(t *testing.T, v registrytest.Version) {
 		r := serveRelease(t, v, nil)
 		second := serve(t, v, r.mount.dir, nil)
 		apis := []*registrytest.API{r.API, second.API(t)}

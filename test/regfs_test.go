@@ -209,6 +209,9 @@ func (s store) mountAt(t *testing.T, dir, release string, flags ...string) *moun
 	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	ok(t, err)
 	defer log.Close()
+	if strings.Contains(t.Name(), "/"+overlayTest) {
+		flags = append(flags, "--backend", "overlay")
+	}
 	m.cmd = exec.Command(program, append([]string{"--store", string(s), "mount", release, dir}, flags...)...)
 	m.cmd.Stdout, m.cmd.Stderr = log, log
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}

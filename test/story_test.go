@@ -28,6 +28,19 @@ func onBoth(t *testing.T, f func(t *testing.T, v registrytest.Version)) {
 	}
 }
 
+// onAll is onBoth, and once more with the newer registry on mounts by
+// overlayfs: for tests of what such mounts promise, too.
+func onAll(t *testing.T, f func(t *testing.T, v registrytest.Version)) {
+	onBoth(t, f)
+	t.Run(overlayTest, func(t *testing.T) {
+		t.Parallel()
+		f(t, registrytest.V31)
+	})
+}
+
+// overlayTest is in the name of tests whose mounts are by overlayfs.
+const overlayTest = "by-overlayfs"
+
 // serve runs a registry on a mount, or on any directory.
 func serve(t *testing.T, v registrytest.Version, dir string, config map[string]any) *registrytest.Registry {
 	t.Helper()

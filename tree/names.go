@@ -50,7 +50,7 @@ func (t *FS) keepDir(p string) error {
 		if !t.addDir(p) {
 			return nil // and so are those above
 		}
-		if structural(layout.Parse(p).Kind) {
+		if layout.Parse(p).Kind.Structural() {
 			if err := t.release.AddDir(p); err != nil {
 				return err
 			}
@@ -169,7 +169,7 @@ func (t *FS) forgetDir(p string, at layout.Path) error {
 	t.mu.Lock()
 	t.dirs.remove(p)
 	t.mu.Unlock()
-	if structural(at.Kind) {
+	if at.Kind.Structural() {
 		return t.release.RemoveDir(p)
 	}
 	return nil

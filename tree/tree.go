@@ -253,15 +253,3 @@ func parent(p string) string {
 	}
 	return ""
 }
-
-// structural are the directories that a registry expects to stay when they are
-// empty. They are kept with the release; the directory of a single link or
-// blob, or a temporary one, lives as long as the mount.
-func structural(k layout.Kind) bool {
-	switch k {
-	case layout.Skeleton, layout.Blobs, layout.BlobAlgorithm, layout.Repositories, layout.Repository,
-		layout.Layers, layout.LayerAlgorithm, layout.Manifests, layout.Revisions, layout.RevisionAlgorithm, layout.Tags:
-		return true
-	}
-	return false
-}

@@ -55,7 +55,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exit.ExitCode()
 	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName):
 		return exitUsage
-	case errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged):
+	case errors.Is(err, control.ErrRefused), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged):
 		return exitDamage
 	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):
 		return exitNoStore

@@ -19,12 +19,13 @@ import (
 
 // mountFlags are the flags of mount in the form in which users give them.
 type mountFlags struct {
-	reuse, fileMode, dirMode          string
+	backend, reuse, fileMode, dirMode string
 	uid, gid                          uint32
 	allowOther, noPassthrough, detach bool
 }
 
 func (f *mountFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.backend, "backend", string(control.BackendAuto), "what mounts it: fuse, overlay (kernel overlayfs), or auto: FUSE where it is to be had")
 	flags.StringVar(&f.reuse, "reuse", string(tree.ReuseStore), "where blobs of other releases are found: store, repository or none")
 	flags.Uint32Var(&f.uid, "uid", uint32(os.Geteuid()), "owner of the registry's files")
 	flags.Uint32Var(&f.gid, "gid", uint32(os.Getegid()), "group of the registry's files")
@@ -41,6 +42,11 @@ func (f *mountFlags) request(flags *pflag.FlagSet, release, mountpoint string) (
 	if err := errors.Join(err1, err2); err != nil {
 		return control.MountRequest{}, err
 	}
+	switch control.Backend(f.backend) {
+	case control.BackendAuto, control.BackendFuse, control.BackendOverlay:
+	default:
+		return control.MountRequest{}, fmt.Errorf("--backend %q: use auto, fuse or overlay: %w", f.backend, errUsage{})
+	}
 	switch tree.Reuse(f.reuse) {
 	case tree.ReuseStore, tree.ReuseRepository, tree.ReuseNone:
 	default:
@@ -50,7 +56,8 @@ func (f *mountFlags) request(flags *pflag.FlagSet, release, mountpoint string) (
 		f.allowOther = true
 	}
 	return control.MountRequest{
-		Release: release, Mountpoint: mountpoint, Reuse: tree.Reuse(f.reuse),
+		Release: release, Mountpoint: mountpoint,
+		Backend: control.Backend(f.backend), Reuse: tree.Reuse(f.reuse),
 		UID: f.uid, GID: f.gid, FileMode: fileMode, DirMode: dirMode,
 		AllowOther: f.allowOther, NoPassthrough: f.noPassthrough, Detach: f.detach,
 	}, nil
@@ -81,7 +88,13 @@ last one.
 --reuse says which blobs of other releases a registry finds here:
   store       every blob, in every repository: nothing is ever uploaded twice
   repository  a blob that some release has had in the same repository
-  none        none; the registry sees this release only`,
+  none        none; the registry sees this release only
+
+--backend overlay mounts by the kernel's overlayfs, which needs root and no
+/dev/fuse. Listings show history then, blobs are reused by repository, and what
+the registry wrote is brought into the store at umount, by "regfs sync", and
+before any command that answers about the release. The default takes FUSE where
+it is to be had, and says why where it is not.`,
 		Example: `  regfs mount v1.0 /var/lib/registry --detach
   regfs mount v1.1 /mnt/next --reuse repository --uid 1000 --gid 1000`,
 		Args: exactly("RELEASE", "DIR"),
@@ -150,6 +163,9 @@ func (c *command) mount(ctx context.Context, client *control.Client, req control
 	// A dead server's mount stays until the next one: if it went, a registry
 	// would carry on in the bare directory.
 	if err := stay.Wait(); err != nil {
+		if m.Backend == control.BackendOverlay {
+			return fmt.Errorf("mount %s: %w; the mount works on, mount it again to watch over it", m.Release, err)
+		}
 		return fmt.Errorf("mount %s: %w; mount it again", m.Release, err)
 	}
 	control.AwaitExit(c.dir, m.PID)
@@ -157,6 +173,13 @@ func (c *command) mount(ctx context.Context, client *control.Client, req control
 }
 
 func describe(m control.Mount) string {
+	if m.Backend == control.BackendOverlay {
+		how := "overlayfs: blobs of other releases are found by repository, listings show history"
+		if m.Fallback != "" {
+			how = "no FUSE (" + m.Fallback + "); " + how
+		}
+		return fmt.Sprintf("%s is mounted at %s (%s)", m.Release, m.Mountpoint, how)
+	}
 	how := "reads and writes pass through to the store"
 	if !m.Passthrough {
 		how = "no passthrough: " + m.Reason

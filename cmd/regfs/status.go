@@ -50,13 +50,21 @@ func printStatus(w io.Writer, s control.Status) error {
 	}
 	fmt.Fprintln(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "RELEASE\tMOUNTED AT\tREUSE\tSINCE\tPASSTHROUGH")
+	fmt.Fprintln(t, "RELEASE\tMOUNTED AT\tBACKEND\tREUSE\tSINCE\tPASSTHROUGH")
 	for _, m := range s.Mounts {
 		passthrough := "yes"
 		if !m.Passthrough {
 			passthrough = "no: " + m.Reason
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", m.Release, m.Mountpoint, m.Reuse, m.Since.Local().Format(time.DateTime), passthrough)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", m.Release, m.Mountpoint, m.Backend, m.Reuse, m.Since.Local().Format(time.DateTime), passthrough)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, m := range s.Mounts {
+		if m.Fallback != "" {
+			fmt.Fprintf(w, "\n%s is not mounted by FUSE: %s\n", m.Release, m.Fallback)
+		}
+	}
+	return nil
 }

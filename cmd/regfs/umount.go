@@ -6,7 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/control"
-	"github.com/regfs/regfs/fusefs"
+	"github.com/regfs/regfs/mountpoint"
 )
 
 func (c *command) umountCmd() *cobra.Command {
@@ -21,11 +21,11 @@ cleared away.`,
 		Example: `  regfs umount /var/lib/registry`,
 		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			mountpoint, err := resolve(args[0])
+			dir, err := resolve(args[0])
 			if err != nil {
 				return err
 			}
-			at, ok, err := fusefs.Find(mountpoint)
+			at, ok, err := mountpoint.Find(dir)
 			if err != nil {
 				return err
 			}
@@ -33,10 +33,10 @@ cleared away.`,
 				return at.Clear()
 			}
 			if ok {
-				c.dir = at.Source
+				c.dir = at.Store
 			}
 			// If it is not here, a server may still have it for a container.
-			return c.umount(cmd, mountpoint, force)
+			return c.umount(cmd, dir, force)
 		},
 	}
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "take the mount away from those who use it")

@@ -1,0 +1,97 @@
+// Package intake brings what was written into a release: a blob that the store
+// has, a link that names one. What follows from it (what a manifest needs, what
+// it does without, who has waited for it) is found out here, whichever backend
+// the registry wrote to.
+package intake
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+	"syscall"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/layout"
+)
+
+// An Intake is the way into one release. Its methods may be called from many
+// goroutines.
+type Intake struct {
+	Blobs   *cas.Store
+	Index   *index.DB
+	Release *index.Release
+	// Finds says whether a registry that asks for a blob is told that it is
+	// there: nil, or fs.ErrNotExist.
+	Finds func(digest.Digest) error
+	Log   *slog.Logger
+}
+
+// Blob enters a blob of the store into the release. linkManifest looks for the
+// entry after its link, and this for the link after its entry: one of them sees
+// the other, however they meet.
+func (in Intake) Blob(d digest.Digest) error {
+	if err := in.Release.AddBlob(d); err != nil {
+		return err
+	}
+	if in.Release.Awaits(d) {
+		if err := in.arrive(d); err != nil {
+			in.Log.Warn("a linked manifest is none", "digest", d, "err", err)
+		}
+	}
+	return nil
+}
+
+// arrive enters a manifest whose blob comes after the link that needs it, as
+// when a tree is copied in. A blob that is awaited may also be a layer.
+func (in Intake) arrive(d digest.Digest) error {
+	found, err := in.explore(d)
+	if err != nil {
+		return err
+	}
+	return in.Release.AddFacts(d, found.facts, found.absent...)
+}
+
+// Link enters a link. The path says which: a layer's, a revision's, or one of
+// a tag's two. When it returns nil the link is durable, and so is every blob
+// that was committed before.
+func (in Intake) Link(at layout.Path, d digest.Digest) error {
+	// The link is the promise: what it points at must not be less durable.
+	if err := in.Blobs.Flush(); err != nil {
+		return err
+	}
+	switch at.Kind {
+	case layout.LayerLink:
+		return in.Release.LinkLayer(at.Repository, d)
+	case layout.RevisionLink:
+		return in.linkManifest(at.Repository, d)
+	case layout.TagCurrentLink:
+		return in.Release.Tag(at.Repository, at.Tag, d)
+	}
+	return in.Release.AddHistory(at.Repository, at.Tag, d)
+}
+
+func (in Intake) linkManifest(repo string, d digest.Digest) error {
+	found, err := in.explore(d)
+	if err != nil {
+		return err
+	}
+	if err := in.Release.LinkManifest(repo, d, found.facts, found.absent...); err != nil {
+		return err
+	}
+	for _, d := range slices.Concat(found.unknown, found.absent) {
+		if in.Release.Blob(d).State == index.Linked { // it has come meanwhile
+			if err := in.Blob(d); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// invalid is an error of what was written, not of the disk: EINVAL.
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", fmt.Errorf(format, args...), syscall.EINVAL)
+}
