@@ -37,8 +37,8 @@ func (d *dir) Lookup(ctx context.Context, name string, out *fuse.EntryOut) (*gof
 		out.SetEntryTimeout(absenceTimeout(p))
 		return nil, errno(err)
 	}
-	if a.Kind == tree.Blob && d.mount.rewrites.lasts(of(ctx, p)) {
-		a.Kind, a.Ino = tree.Small, d.mount.privateIno()
+	if constant(a.Kind) && d.mount.rewrites.lasts(of(ctx, p)) {
+		a.Kind, a.Ino, a.Settled = tree.Small, d.mount.privateIno(), false
 	}
 	return d.add(ctx, p, a, out), 0
 }

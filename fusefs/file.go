@@ -51,7 +51,11 @@ func (f *file) errno(err error) syscall.Errno {
 
 var _ gofuse.NodeOpener = (*file)(nil)
 
-// Open of a committed blob for writing says ESTALE: the kernel looks the name
+// constant says whether a file's content never changes. The kernel may keep it,
+// and who writes to it is given another inode.
+func constant(k tree.Kind) bool { return k == tree.Blob || k == tree.Link }
+
+// Open of a committed blob or link for writing says ESTALE: the kernel looks the name
 // up again, and is given another inode (see moments).
 func (f *file) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint32, syscall.Errno) {
 	p := f.path()
@@ -63,7 +67,7 @@ func (f *file) Open(ctx context.Context, flags uint32) (gofuse.FileHandle, uint3
 	if committed != nil && !writes {
 		return nil, 0, syscall.ESTALE
 	}
-	if f.kind == tree.Blob && writes || committed != nil {
+	if constant(f.kind) && writes || committed != nil {
 		// The kernel looks again only once, so that lookup must not give the blob.
 		f.mount.rewrites.begin(of(ctx, p))
 		return nil, 0, syscall.ESTALE

@@ -197,7 +197,7 @@ func (m *Mount) openFlags(kind tree.Kind, flags uint32) uint32 {
 	// file for which close means nothing.
 	const noFlush = 1 << 5
 	switch {
-	case kind == tree.Blob:
+	case constant(kind):
 		return noFlush | fuse.FOPEN_KEEP_CACHE
 	case kind == tree.Plain:
 		return noFlush

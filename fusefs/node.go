@@ -51,6 +51,9 @@ func (n *node) add(ctx context.Context, p string, a tree.Attr, out *fuse.EntryOu
 		return n.NewInode(ctx, &symlink{node{mount: n.mount}}, stable)
 	}
 	out.SetEntryTimeout(entryTimeout(p))
+	if a.Settled {
+		out.SetEntryTimeout(briefly)
+	}
 	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind, found: p}, stable)
 }
 
@@ -62,12 +65,17 @@ func entryTimeout(p string) time.Duration {
 	return 0
 }
 
+// briefly is how long the kernel may keep what could change unseen, but hardly
+// while one request of a client is being served: a registry looks for the same
+// blob several times over.
+const briefly = time.Second
+
 // absenceTimeout is how long the kernel may keep that there is no such name.
 // That a manifest or a tag is absent it asks several times on the way to making
 // one; a moment is enough for that.
 func absenceTimeout(p string) time.Duration {
 	if tree.Pushed(p) {
-		return time.Second
+		return briefly
 	}
 	return entryTimeout(p)
 }

@@ -82,7 +82,7 @@ func (t *FS) openLink(p string, at layout.Path, flags int) (Handle, error) {
 	content := []byte(link.Digest)
 	l := &constant{
 		ReaderAt: bytes.NewReader(content),
-		attr:     t.fileAttr(Small, namedIno(p), int64(len(content)), link.Time),
+		attr:     t.fileAttr(linkKind(at), namedIno(p), int64(len(content)), link.Time),
 	}
 	if flags&writing == 0 {
 		return l, nil

@@ -36,7 +36,15 @@ func (t *FS) statBlob(p string, d digest.Digest) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	return t.fileAttr(Blob, namedIno(p), info.Size, info.ModTime), nil
+	a := t.fileAttr(Blob, namedIno(p), info.Size, info.ModTime)
+	a.Settled = t.settled(d)
+	return a, nil
+}
+
+// settled says whether a blob will be found until it is removed here: the store
+// keeps it, and it is not one that was removed and is still needed.
+func (t *FS) settled(d digest.Digest) bool {
+	return t.Reuse == ReuseStore && !t.release.BlobRemoved(d)
 }
 
 func (t *FS) statLink(p string, at layout.Path) (Attr, error) {
@@ -44,7 +52,17 @@ func (t *FS) statLink(p string, at layout.Path) (Attr, error) {
 	if err != nil {
 		return Attr{}, err
 	}
-	return t.fileAttr(Small, namedIno(p), int64(len(link.Digest)), link.Time), nil
+	a := t.fileAttr(linkKind(at), namedIno(p), int64(len(link.Digest)), link.Time)
+	a.Settled = at.Kind == layout.LayerLink && t.settled(at.Digest)
+	return a, nil
+}
+
+// linkKind: where the path has the digest, a link to another is refused.
+func linkKind(at layout.Path) Kind {
+	if at.Digest == "" {
+		return Small
+	}
+	return Link
 }
 
 func (t *FS) statDir(p string, at layout.Path) (Attr, error) {

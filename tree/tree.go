@@ -142,8 +142,10 @@ const (
 	// Blob is a committed blob: its bytes are a file of the store's, and never
 	// change.
 	Blob
-	// Small is a link or a draft: served from memory or a private file, which
-	// may give way to another at any time.
+	// Link is a link that is named after what it says: it never changes either.
+	Link
+	// Small is a tag's link or a draft: served from memory or a private file,
+	// which may give way to another at any time.
 	Small
 	// Temp is what will be renamed over a blob or a link.
 	Temp
@@ -167,7 +169,10 @@ func Pushed(p string) bool {
 
 // Attr describes a file.
 type Attr struct {
-	Kind     Kind
+	Kind Kind
+	// Settled: it goes only when it is removed here, and not when something else
+	// is.
+	Settled  bool
 	Ino      uint64 // stable over mounts, but for drafts and temps
 	Mode     fs.FileMode
 	Size     int64
