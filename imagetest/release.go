@@ -2,8 +2,10 @@ package imagetest
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // An Image is one entry of a release's list.
@@ -28,6 +30,26 @@ type Release struct {
 	Name   string // v1.0, v1.1, ...
 	Dir    string // an OCI image layout: oci-layout, index.json, blobs
 	Images []Image
+}
+
+// Blobs returns every blob of the release with its size, the manifests among
+// them.
+func (r Release) Blobs() (map[digest.Digest]int64, error) {
+	sizes := make(map[digest.Digest]int64)
+	for _, image := range r.Images {
+		all, err := allBlobs(r.Dir, ocispec.Descriptor{Digest: image.Digest})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", image.Ref(), err)
+		}
+		for _, d := range all {
+			info, err := os.Stat(blobPath(r.Dir, d))
+			if err != nil {
+				return nil, err
+			}
+			sizes[d] = info.Size()
+		}
+	}
+	return sizes, nil
 }
 
 // releaseName returns the name of the n-th release, counted from 0.
