@@ -19,6 +19,30 @@ type Image struct {
 // Ref returns the image's name, which is its name in the layout too.
 func (i Image) Ref() string { return i.Repository + ":" + i.Tag }
 
+// Needs returns the image's config and layers, those of all its platforms. The
+// layout dir is its release's.
+func (i Image) Needs(dir string) (needs []digest.Digest, err error) {
+	return needed(dir, i.Digest)
+}
+
+func needed(dir string, d digest.Digest) (needs []digest.Digest, err error) {
+	_, c, err := readManifest(dir, d)
+	if err != nil {
+		return nil, err
+	}
+	for _, blob := range c.blobs() {
+		needs = append(needs, blob.Digest)
+	}
+	for _, child := range c.Manifests {
+		below, err := needed(dir, child.Digest)
+		if err != nil {
+			return nil, err
+		}
+		needs = append(needs, below...)
+	}
+	return needs, nil
+}
+
 // SkopeoReads says whether skopeo finds the image in the layout: Debian 12's
 // looks for OCI manifests only. [Push] takes any.
 func (i Image) SkopeoReads() bool {
