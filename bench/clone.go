@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -71,11 +73,25 @@ func (b *bench) onXFS(ctx context.Context, size int64, work func(dir string) err
 	if err := run(ctx, nil, "mkfs.xfs", "-q", "-m", "reflink=1", image); err != nil {
 		return err
 	}
-	if err := run(ctx, nil, "mount", "-o", "loop", image, dirs[0]); err != nil {
+	if err := mountLoop(ctx, image, dirs[0]); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, run(context.WithoutCancel(ctx), nil, "umount", dirs[0])) }()
 	return work(dirs[0])
+}
+
+// mountLoop mounts an image by a loop device that goes with the mount. It
+// reads and writes past the image's page cache: what XFS has in its own would
+// be in memory twice, and the machine is to have room for it all.
+func mountLoop(ctx context.Context, image, dir string) error {
+	device, err := output(ctx, "losetup", "--find", "--show", "--direct-io=on", image)
+	if err != nil {
+		return err
+	}
+	device = strings.TrimSpace(device)
+	err = run(ctx, nil, "mount", device, dir)
+	// A device that is in use is let go when its mount ends.
+	return errors.Join(err, run(context.WithoutCancel(ctx), nil, "losetup", "--detach", device))
 }
 
 // withMerged unpacks a release as an overlay's lower directory, and runs work
@@ -113,28 +129,51 @@ func tarSynced(merged string) func(context.Context, string) error {
 	}
 }
 
-// usedSpace is what a file system has given away, once all is written.
-func usedSpace(dir string) (int64, error) {
-	if err := settle(dir); err != nil {
-		return 0, err
+// withSpace is timed for a packer whose file's space is measured too. On the
+// disk that others write to it would say nothing; the XFS is ours alone.
+func (b *bench) withSpace(ctx context.Context, workload, name string, round int, out string, pack func(context.Context, string) error) error {
+	before, err := usedSpace(ctx, filepath.Dir(out))
+	if err != nil {
+		return err
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	if err := b.timed(workload, name, round, func() error { return pack(ctx, out) }); err != nil {
+		return err
 	}
-	return (int64(st.Blocks) - int64(st.Bfree)) * st.Bsize, nil
-}
-
-// addSpace keeps how much space a tar has taken. On the disk that others write
-// to as well it would say nothing; the XFS is ours alone.
-func (b *bench) addSpace(workload, suffix, name string, round int, dir string, before int64) error {
-	if workload != "clone" || suffix != "" {
-		return nil
-	}
-	after, err := usedSpace(dir)
+	after, err := usedSpace(ctx, filepath.Dir(out))
 	if err != nil {
 		return err
 	}
 	b.add(Sample{Workload: "clone-space", Subject: name, Round: round, Value: float64(after - before)})
 	return nil
+}
+
+// XFS gives a removed file's space back in the background, soon. Its use is
+// what it says when it has said the same for so long.
+const (
+	spacePoll   = 20 * time.Millisecond
+	spaceStable = 10 // polls
+)
+
+// usedSpace is what a file system has given away, once all is written and all
+// that was removed is free.
+func usedSpace(ctx context.Context, dir string) (int64, error) {
+	if err := settle(dir); err != nil {
+		return 0, err
+	}
+	last := int64(-1)
+	for same := 0; same < spaceStable; same++ {
+		var st unix.Statfs_t
+		if err := unix.Statfs(dir, &st); err != nil {
+			return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+		}
+		used := (int64(st.Blocks) - int64(st.Bfree)) * st.Bsize
+		if used != last {
+			last, same = used, 0
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		time.Sleep(spacePoll)
+	}
+	return last, nil
 }

@@ -39,22 +39,24 @@ func (p *plain) prepare(context.Context) (string, error) {
 	return p.root, nil
 }
 
-// prepareNew takes a new directory. The one before has been shipped.
+// prepareNew takes a new directory, for a release that is shipped.
 func (p *plain) prepareNew(context.Context) error {
 	p.n++
 	dirs, err := makeDirs(p.dir, fmt.Sprint("data", p.n))
 	if err != nil {
 		return err
 	}
-	old := p.root
 	p.root = dirs[0]
-	if old == "" {
-		return nil
-	}
-	return os.RemoveAll(old)
+	return nil
 }
 
-func (p *plain) leave(context.Context) error { return p.site.Close() }
+// leave keeps the directory for the next push, unless it has been shipped.
+func (p *plain) leave(context.Context) error {
+	if err := p.site.Close(); err != nil || p.n == 0 {
+		return err
+	}
+	return os.RemoveAll(p.root)
+}
 
 func (p *plain) steps(r imagetest.Release, tar string) []step {
 	return []step{
