@@ -10,7 +10,7 @@ import (
 // The charts' measures, in pixels. A chart has a white ground of its own, so
 // that it can be read on a dark page as well.
 const (
-	chartWidth = 760
+	chartWidth = 780
 	plotLeft   = 180
 	plotRight  = 610
 	barHeight  = 22
@@ -111,11 +111,20 @@ func (d *drawing) bar(b bar, m measure, axis scale, y float64) {
 	d.printf(`<rect x="%.1f" y="%.1f" width="%.1f" height="%d" fill="%s"/>`,
 		axis.at(0), y+3, max(1, axis.at(b.values.median())-axis.at(0)), barHeight-6, colours[b.subject])
 	least, most := axis.at(b.values.least()), axis.at(b.values.most())
-	d.line(least, middle, most, middle, black, 1.5)
-	for _, x := range []float64{least, most} {
-		d.line(x, middle-4, x, middle+4, black, 1.5)
-	}
+	d.whisker(least, most, middle)
 	d.text(max(most, axis.at(b.values.median()))+8, middle+4.5, "start", plainText, m.format(b.values.median()))
+}
+
+// whisker spans the least and the most, with a light rim on dark bars.
+func (d *drawing) whisker(least, most, y float64) {
+	for _, pen := range []struct {
+		colour string
+		width  float64
+	}{{"#ffffff", 3.5}, {black, 1.5}} {
+		d.line(least, y, most, y, pen.colour, pen.width)
+		d.line(least, y-4, least, y+4, pen.colour, pen.width)
+		d.line(most, y-4, most, y+4, pen.colour, pen.width)
+	}
 }
 
 // A curve is what one subject took, release after release.

@@ -81,6 +81,8 @@ func (m measure) format(v float64) string {
 		return formatBytes(v)
 	}
 	switch {
+	case v == 0:
+		return "0 s"
 	case v < 1e-6:
 		return digits(v*1e9) + " ns"
 	case v < 1e-3:

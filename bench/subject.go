@@ -113,7 +113,7 @@ func titleOf(name string) string {
 // comparisons are programs that some workloads are compared with.
 var comparisons = map[string]string{
 	"cat":   "cat of the blobs",
-	"tar":   "GNU tar of the merged overlay",
+	"tar":   "GNU tar of the overlay",
 	"index": "in the index",
 	"mount": "through the mount",
 	"ext4":  "as files",
