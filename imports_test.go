@@ -32,7 +32,6 @@ var rooms = map[string][]string{
 	"registrytest":      {"registry"},
 	"imagetest":         {},
 	"test":              {},
-	"test/timing":       {"imagetest", "registrytest"},
 	"test/sampleimages": {"imagetest"},
 }
 

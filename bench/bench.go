@@ -109,7 +109,7 @@ func Run(ctx context.Context, o Options) (report *Report, err error) {
 func (b *bench) run(ctx context.Context) error {
 	b.leaveOut(ctx)
 	for _, session := range sessions {
-		if !b.wants(session.workloads...) {
+		if !b.wants(session.workloads...) || session.regfs && len(b.among("fuse")) == 0 {
 			continue
 		}
 		begun := time.Now()

@@ -15,16 +15,17 @@ import (
 type session struct {
 	name      string
 	workloads []string
+	regfs     bool // it is regfs that is compared, with what is no subject
 	run       func(*bench, context.Context) error
 }
 
 var sessions = []session{
-	{"storage", []string{"push", "known", "pull", "list", "catalog", "read", "write"}, (*bench).storage},
-	{"history", []string{"release"}, (*bench).history},
-	{"assembly", []string{"assemble"}, (*bench).assembly},
-	{"export", []string{"export"}, (*bench).exports},
-	{"clones", []string{"clone"}, (*bench).clones},
-	{"scale", []string{"scale"}, (*bench).scale},
+	{"storage", []string{"push", "known", "pull", "list", "catalog", "read", "write"}, false, (*bench).storage},
+	{"history", []string{"release"}, false, (*bench).history},
+	{"assembly", []string{"assemble"}, false, (*bench).assembly},
+	{"export", []string{"export"}, true, (*bench).exports},
+	{"clones", []string{"clone"}, true, (*bench).clones},
+	{"scale", []string{"scale"}, true, (*bench).scale},
 }
 
 // Workloads are the names by which workloads are chosen.

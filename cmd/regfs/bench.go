@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -124,8 +125,8 @@ func (f *benchFlags) findRegistry() string {
 	if f.registry != "" {
 		return f.registry
 	}
-	if tools := os.Getenv("REGFS_TOOLS"); tools != "" {
-		return filepath.Join(tools, "registry")
+	if path, err := exec.LookPath(filepath.Join(os.Getenv("REGFS_TOOLS"), "registry")); err == nil {
+		return path
 	}
 	return "registry"
 }
