@@ -11,19 +11,26 @@ type counts struct {
 // counts asks a subject that counts, which a regfs mount does.
 func (v *visit) counts(ctx context.Context) (c counts, err error) {
 	c.syncs = -1
-	if r, ok := v.subject.(*regfs); ok && v.wants("push") {
+	if r, ok := v.counter(); ok {
 		c.requests, c.syncs, err = r.counts(ctx)
 	}
 	return c, err
 }
 
+// counter is the subject if it counts. On overlayfs the kernel and the registry
+// do the work, which no server of regfs sees.
+func (v *visit) counter() (*regfs, bool) {
+	r, ok := v.subject.(*regfs)
+	return r, ok && r.backend == "fuse" && v.wants("push")
+}
+
 // addCounts keeps what a push has cost, an image.
 func (v *visit) addCounts(before, after counts) {
-	if _, ok := v.subject.(*regfs); !ok || !v.wants("push") {
+	if _, ok := v.counter(); !ok {
 		return
 	}
 	images := float64(len(v.release.Images))
-	if after.requests == nil && v.name == "fuse" {
+	if after.requests == nil {
 		v.report.note("FUSE requests are not counted: this regfs does not tell them (status --json).")
 	}
 	total := int64(0)

@@ -16,7 +16,7 @@ import (
 
 // benchSizes are so small that nothing is learnt from the figures.
 var benchSizes = bench.Sizes{
-	Images: 4, Layers: 2, LayerSize: 2000, Repeat: 1, Releases: 3, Known: 4, BlobSize: 1 << 20,
+	Images: 3, Layers: 2, LayerSize: 2000, Repeat: 1, Releases: 2, Known: 2, BlobSize: 1 << 20,
 	ExportBlob: 100_000, ExportBlobs: 2, CloneBlobs: 2, ScaleReleases: 2, ScaleImages: 3, ScaleLookups: 10,
 }
 
