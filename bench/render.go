@@ -254,7 +254,7 @@ func (t *tables) counts(r *Report) {
 	for _, workload := range r.countWorkloads() {
 		for _, subject := range r.subjectsOf(workload) {
 			if !begun {
-				t.printf("\n## Counts\n\nOf a cold push, an image. They are exact; they differ with how the four images meet.\n")
+				t.printf("\n## Counts\n\nOf a cold push, an image. Counted, not timed: they differ only with how the four images meet.\n")
 				t.head(2, "count", "subject", "median (least - most)")
 				begun = true
 			}

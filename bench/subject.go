@@ -115,7 +115,6 @@ var comparisons = map[string]string{
 	"cat":   "cat of the blobs",
 	"tar":   "GNU tar of the overlay",
 	"index": "in the index",
-	"mount": "through the mount",
 	"ext4":  "as files",
 }
 
