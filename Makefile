@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 TOOLS   := $(CURDIR)/.cache/tools
 TESTENV := REGFS_TOOLS=$(TOOLS) REGFS_REQUIRE_TOOLS=1
 
-.PHONY: all build install deps tools demo test check timing clean
+.PHONY: all build install deps tools demo test check bench clean
 
 all: build
 
@@ -32,8 +32,8 @@ check: ## formatting and vet
 test: deps tools check build ## everything that CI runs
 	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test
 
-timing: deps tools build ## a push of 100 images: ext4, overlayfs, regfs
-	REGFS=$(CURDIR)/bin/regfs REGFS_TOOLS=$(TOOLS) $(GO) run ./test/timing
+bench: deps tools build ## what docs/bench shows, measured here: some 20 minutes
+	REGFS_TOOLS=$(TOOLS) bin/regfs bench --output docs/bench $(BENCH)
 
 clean:
 	rm -rf bin .cache

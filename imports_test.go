@@ -28,13 +28,14 @@ var rooms = map[string][]string{
 	"mountpoint":        {},
 	"export":            {"layout", "manifest", "cas", "index"},
 	"control":           {"store", "tree", "fusefs", "overlay", "mountpoint", "export", "index"},
-	"cmd/regfs":         {"control", "export", "store", "tree", "overlay", "mountpoint", "cas", "index"},
+	"bench":             {"registry", "imagetest", "layout", "manifest", "store", "index"},
+	"cmd/regfs":         {"control", "export", "store", "bench", "tree", "overlay", "mountpoint", "cas", "index"},
 	"cas/castest":       {"cas"},
 	"mounttest":         {"layout", "manifest", "tree"},
-	"registrytest":      {},
+	"registry":          {},
+	"registrytest":      {"registry"},
 	"imagetest":         {},
 	"test":              {},
-	"test/timing":       {"imagetest", "registrytest"},
 	"test/sampleimages": {"imagetest"},
 }
 

@@ -38,7 +38,7 @@ func (s *Server) startOverlay(m *mounted, req MountRequest) error {
 	}
 	defer release.Close()
 	o := s.overlay(req.Release)
-	if err := o.Mount(req.Mountpoint); err != nil {
+	if err := o.Mount(req.Mountpoint, req.AllowOther); err != nil {
 		return fmt.Errorf("mount %s by overlayfs: %w", req.Release, err)
 	}
 	at, _, err := mountpoint.Find(req.Mountpoint)
@@ -69,9 +69,6 @@ func checkOverlay(req MountRequest) error {
 	}
 	if req.FileMode != 0o644 || req.DirMode != 0o755 {
 		cannot = append(cannot, "--file-mode and --dir-mode")
-	}
-	if !req.AllowOther {
-		cannot = append(cannot, "--allow-other=false")
 	}
 	if req.NoPassthrough {
 		cannot = append(cannot, "--no-passthrough")

@@ -29,10 +29,11 @@ type format struct{ manifest, config, layer string }
 var (
 	ociFormat    = format{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayerGzip}
 	zstdFormat   = format{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayerZstd}
+	tarFormat    = format{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageConfig, ocispec.MediaTypeImageLayer}
 	dockerFormat = format{dockerManifest, dockerConfig, dockerLayer}
 )
 
-// A layer is a compressed tar.
+// A layer is a tar, compressed unless its format has it bare.
 type layer struct {
 	content []byte
 	diffID  digest.Digest // of the tar
@@ -40,9 +41,13 @@ type layer struct {
 
 // compress makes a layer of a tar, of the kind that the format takes.
 func (f format) compress(tar []byte) (layer, error) {
-	content, err := compressGzip(tar)
-	if f.layer == ocispec.MediaTypeImageLayerZstd {
+	content, err := tar, error(nil)
+	switch f.layer {
+	case ocispec.MediaTypeImageLayer:
+	case ocispec.MediaTypeImageLayerZstd:
 		content, err = compressZstd(tar)
+	default:
+		content, err = compressGzip(tar)
 	}
 	return layer{content, digest.FromBytes(tar)}, err
 }

@@ -183,7 +183,13 @@ func TestSyntheticIsDeterministic(t *testing.T) {
 }
 
 func TestSyntheticIsServed(t *testing.T) {
-	series, err := imagetest.Synthetic(t.TempDir(), imagetest.Options{Images: 30})
+	for name, o := range map[string]imagetest.Options{"compressed": {Images: 30}, "bare": {Images: 3, Bare: true}} {
+		t.Run(name, func(t *testing.T) { testServed(t, o) })
+	}
+}
+
+func testServed(t *testing.T, o imagetest.Options) {
+	series, err := imagetest.Synthetic(t.TempDir(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,9 +201,15 @@ func TestSyntheticIsServed(t *testing.T) {
 		if err := imagetest.Verify(t.Context(), r.Client(), r.URL(), series.Release); err != nil {
 			t.Error(err)
 		}
+		if err := imagetest.PullRelease(t.Context(), r.Client(), r.URL(), series.Release); err != nil {
+			t.Error(err)
+		}
 		if _, err := series.Next(0.1); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := imagetest.PullRelease(t.Context(), r.Client(), r.URL(), series.Release); err == nil {
+		t.Error("a release that nobody pushed was pulled")
 	}
 }
 

@@ -21,6 +21,7 @@ type Options struct {
 	LayersPerImage int    // default 3
 	LayerSize      int    // bytes of files in a layer, before compression; default 200,000
 	SharedBases    int    // so many bases are shared among the images as their lowest layers; default 5, negative for none
+	Bare           bool   // layers are not compressed, and nothing could compress them: many bytes, soon made
 	Seed           uint64 // the same options generate the same bytes
 }
 
@@ -110,7 +111,7 @@ func (s *Series) generate(l *layout, i int) error {
 		return err
 	}
 	image := &s.images[i]
-	image.desc, err = l.image(ociFormat, ocispec.Platform{Architecture: "amd64", OS: "linux"}, layers)
+	image.desc, err = l.image(s.options.format(), ocispec.Platform{Architecture: "amd64", OS: "linux"}, layers)
 	if err != nil {
 		return err
 	}
@@ -166,22 +167,35 @@ func (s *Series) layer(image, number, generation uint64) (layer, error) {
 	for i, v := range []uint64{s.options.Seed, image, number, generation} {
 		binary.LittleEndian.PutUint64(seed[8*i:], v)
 	}
-	content, err := noiseTar(rand.NewChaCha8(seed), s.options.LayerSize)
+	content, err := s.options.noiseTar(rand.NewChaCha8(seed))
 	if err != nil {
 		return layer{}, err
 	}
-	return ociFormat.compress(content)
+	return s.options.format().compress(content)
+}
+
+func (o Options) format() format {
+	if o.Bare {
+		return tarFormat
+	}
+	return ociFormat
 }
 
 // filesPerLayer is few: a layer's bytes matter here, not its files.
 const filesPerLayer = 4
 
-// noiseTar returns a tar of files with so many bytes in all.
-func noiseTar(random *rand.ChaCha8, size int) ([]byte, error) {
+// noiseTar returns a tar of files with a layer's bytes in all.
+func (o Options) noiseTar(random *rand.ChaCha8) ([]byte, error) {
 	var out bytes.Buffer
+	size := o.LayerSize
 	w := tar.NewWriter(&out)
 	for i := range filesPerLayer {
-		content := noise(random, size*(i+1)/filesPerLayer-size*i/filesPerLayer)
+		content := make([]byte, size*(i+1)/filesPerLayer-size*i/filesPerLayer)
+		if o.Bare {
+			random.Read(content)
+		} else {
+			noise(random, content)
+		}
 		name := fmt.Sprintf("opt/app/%016x", random.Uint64())
 		header := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), ModTime: created}
 		if err := w.WriteHeader(header); err != nil {
@@ -197,16 +211,15 @@ func noiseTar(random *rand.ChaCha8, size int) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// noise returns bytes of which every other KiB is random and the rest repeats
-// 32 of them, so that they shrink to about half, as programs do.
-func noise(random *rand.ChaCha8, size int) []byte {
+// noise fills b: every other KiB is random and the rest repeats 32 bytes of
+// it, so that they shrink to about half, as programs do.
+func noise(random *rand.ChaCha8, b []byte) {
 	const block, period = 1024, 32
-	b := make([]byte, size)
+	size := len(b)
 	for start := 0; start < size; start += 2 * block {
 		random.Read(b[start:min(start+block, size)])
 		for i := start + block; i < min(start+2*block, size); i++ {
 			b[i] = b[i-period]
 		}
 	}
-	return b
 }

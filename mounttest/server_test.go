@@ -138,7 +138,7 @@ func (h *host) mountOverlay(release string, reuse tree.Reuse, dir string) error 
 		return err
 	}
 	o := overlay.New(h.store, release, h.log)
-	if err := o.Mount(dir); err != nil {
+	if err := o.Mount(dir, true); err != nil {
 		return err
 	}
 	h.mounts[dir] = &mounted{overlay: o}

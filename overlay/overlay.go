@@ -95,15 +95,15 @@ func (o *Overlay) dir(name string) string {
 
 func (o *Overlay) plainDir() string { return filepath.Join(o.store.Dir, store.PlainDir(o.Release)) }
 
-// Mount lays the release out and mounts it. What an earlier mount has left is
-// finished first.
-func (o *Overlay) Mount(mountpoint string) error {
+// Mount lays the release out and mounts it, for all users or for the one who
+// mounts. What an earlier mount has left is finished first.
+func (o *Overlay) Mount(mountpoint string, others bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := Check(o.store.Dir); err != nil {
 		return err
 	}
-	if err := o.prepare(); err != nil {
+	if err := o.prepare(others); err != nil {
 		return err
 	}
 	if err := o.attach(mountpoint); err != nil {
@@ -113,7 +113,7 @@ func (o *Overlay) Mount(mountpoint string) error {
 }
 
 // prepare makes the upper directory. Until it is whole it has another name.
-func (o *Overlay) prepare() error {
+func (o *Overlay) prepare(others bool) error {
 	if err := layOut(o.store); err != nil {
 		return err
 	}
@@ -126,6 +126,11 @@ func (o *Overlay) prepare() error {
 	filled, err := o.fill(o.dir(draftDir))
 	if err != nil {
 		return err
+	}
+	if !others { // the mount's top has the mode of the upper directory
+		if err := os.Chmod(o.dir(draftDir), 0o700); err != nil {
+			return err
+		}
 	}
 	if err := movePlain(o.plainDir(), o.dir(draftDir)); err != nil {
 		return err

@@ -89,7 +89,7 @@ func open(t testing.TB, dir string) *store.Store {
 func laidOut(t testing.TB, s *store.Store, release string) *Overlay {
 	t.Helper()
 	o := New(s, release, quiet)
-	ok(t, o.prepare())
+	ok(t, o.prepare(true))
 	return o
 }
 
@@ -428,7 +428,7 @@ func prepareOnce(b *testing.B, s *store.Store, name string) time.Duration {
 	ok(b, s.Index.Create(name))
 	o := New(s, name, quiet)
 	begun := time.Now()
-	ok(b, o.prepare())
+	ok(b, o.prepare(true))
 	took := time.Since(begun)
 	_, err := o.Finish()
 	ok(b, err)
@@ -472,7 +472,7 @@ func TestOddPath(t *testing.T) {
 	ok(t, s.Index.Create("v1"))
 	mnt := t.TempDir()
 	o := New(s, "v1", quiet)
-	ok(t, o.Mount(mnt))
+	ok(t, o.Mount(mnt, true))
 	defer unix.Unmount(mnt, unix.MNT_DETACH)
 	at, found, err := mountpoint.Find(mnt)
 	ok(t, err)

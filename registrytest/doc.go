@@ -1,5 +1,5 @@
-// Package registrytest runs stock registries and clients as processes, for
-// tests.
+// Package registrytest runs stock registries and clients for tests: package
+// registry, with what belongs to a test around it.
 //
 // [Start] runs a registry over a directory and ends it with the test;
 // [Registry.API] speaks the distribution protocol to it in plain HTTP, step by

@@ -19,10 +19,9 @@ func (r *recorder) Errorf(format string, args ...any) {
 func TestRegistryThatDiesIsAnError(t *testing.T) {
 	rec := &recorder{TB: t}
 	r := Start(rec, Options{Root: t.TempDir()})
-	if err := r.process.cmd.Process.Kill(); err != nil {
+	if err := r.server.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	r.process.wait(killTime)
 	r.Stop()
 	if len(rec.errors) != 1 || !strings.Contains(rec.errors[0], "ended by itself") {
 		t.Errorf("errors %q, want one", rec.errors)

@@ -1,20 +1,15 @@
 package registrytest
 
 import (
-	"fmt"
-	"net"
+	"context"
+	"maps"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-)
 
-// startTime is what a registry has until it answers; it needs a fifth of a
-// second on an idle machine.
-const startTime = 30 * time.Second
+	"github.com/regfs/regfs/registry"
+)
 
 // Options say which registry to run, and on what.
 type Options struct {
@@ -34,7 +29,8 @@ type Registry struct {
 	dir     string // configuration, log, certificates
 	addr    string
 	client  *http.Client
-	process *process // nil when stopped
+	server  *registry.Server
+	running bool
 }
 
 // Start runs a registry and returns when it answers. The registry ends with
@@ -45,7 +41,11 @@ func Start(t TB, o Options) *Registry {
 		o.Version = V31
 	}
 	findTool(t, o.Version.binary())
-	r := &Registry{t: t, options: o, dir: t.TempDir(), addr: freeAddr(t)}
+	addr, err := registry.FreeAddr()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	r := &Registry{t: t, options: o, dir: t.TempDir(), addr: addr}
 	r.configure()
 	r.client = newClient(t, o, r.dir)
 	t.Cleanup(r.finish)
@@ -74,17 +74,12 @@ func (r *Registry) API(t TB) *API { return NewAPI(t, r.client, r.URL()) }
 // Stop ends the registry's process. It does nothing to one that is stopped.
 func (r *Registry) Stop() {
 	r.t.Helper()
-	if r.process == nil {
+	if !r.running {
 		return
 	}
-	p := r.process
-	r.process = nil
-	if p.hasEnded() {
-		r.t.Errorf("registry %s at %s ended by itself: %v", r.options.Version, r.addr, p.err)
-		return
-	}
-	if err := p.stop(); err != nil {
-		r.t.Errorf("registry %s at %s %v", r.options.Version, r.addr, err)
+	r.running = false
+	if err := r.server.Stop(); err != nil {
+		r.t.Errorf("registry %s at %s: %v", r.options.Version, r.addr, err)
 	}
 }
 
@@ -100,84 +95,47 @@ func (r *Registry) Restart() {
 // it said.
 func (r *Registry) GarbageCollect(args ...string) string {
 	r.t.Helper()
-	args = append([]string{"garbage-collect"}, args...)
-	cmd := exec.Command(r.binary(), append(args, r.configPath())...)
-	cmd.Env = registryEnv()
-	out, err := cmd.CombinedOutput()
+	out, err := r.server.GarbageCollect(context.Background(), args...)
 	if err != nil {
-		r.t.Fatalf("registry %s %s: %v\n%s", r.options.Version, strings.Join(args, " "), err, out)
+		r.t.Fatalf("registry %s: %v\n%s", r.options.Version, err, out)
 	}
-	return string(out)
+	return out
 }
 
 // Log returns what the registry has logged, over all its restarts.
 func (r *Registry) Log() string {
-	text, err := os.ReadFile(r.logPath())
+	text, err := os.ReadFile(r.server.LogPath())
 	if err != nil {
 		return err.Error()
 	}
 	return string(text)
 }
 
-func (r *Registry) binary() string     { return findTool(r.t, r.options.Version.binary()) }
-func (r *Registry) configPath() string { return filepath.Join(r.dir, "config.yml") }
-func (r *Registry) logPath() string    { return filepath.Join(r.dir, "registry.log") }
-
 // configure writes the configuration and what it points to.
 func (r *Registry) configure() {
 	r.t.Helper()
-	c := baseConfig(r.options, r.addr)
+	c := registry.DefaultConfig(r.options.Root, r.addr)
+	if r.options.Proxy != "" {
+		c["proxy.remoteurl"] = r.options.Proxy
+	}
 	if r.options.Htpasswd {
-		c.add(withPassword(r.t, r.dir))
+		maps.Copy(c, withPassword(r.t, r.dir))
 	}
 	if r.options.TLS {
-		c.add(withTLS(r.t, r.dir))
+		maps.Copy(c, withTLS(r.t, r.dir))
 	}
-	c.add(r.options.Config)
-	if err := c.write(r.configPath()); err != nil {
-		r.t.Fatalf("registry configuration: %v", err)
+	maps.Copy(c, r.options.Config)
+	r.server = &registry.Server{
+		Program: findTool(r.t, r.options.Version.binary()), Dir: r.dir, Config: c, URL: r.URL(),
 	}
 }
 
 func (r *Registry) start() {
 	r.t.Helper()
-	log, err := os.OpenFile(r.logPath(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		r.t.Fatalf("registry log: %v", err)
-	}
-	defer log.Close() // the process has its own
-	if r.process, err = startProcess(log, r.binary(), "serve", r.configPath()); err != nil {
-		r.t.Fatalf("registry %s: %v", r.options.Version, err)
-	}
-	if err := r.awaitAnswer(); err != nil {
+	if err := r.server.Start(context.Background(), r.client); err != nil {
 		r.t.Fatalf("registry %s at %s: %v", r.options.Version, r.addr, err)
 	}
-}
-
-// awaitAnswer returns when the registry serves its API's root.
-func (r *Registry) awaitAnswer() error {
-	var last error
-	for end := time.Now().Add(startTime); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		if r.process.hasEnded() {
-			return fmt.Errorf("ended while starting: %w", r.process.err)
-		}
-		if last = r.ping(); last == nil {
-			return nil
-		}
-	}
-	return fmt.Errorf("no answer in %v: %w", startTime, last)
-}
-
-func (r *Registry) ping() error {
-	resp, err := r.client.Get(r.URL() + "/v2/")
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("/v2/: %s", resp.Status)
-	}
-	return nil
+	r.running = true
 }
 
 // finish ends the registry with its test, and shows the end of its log if the
@@ -187,18 +145,6 @@ func (r *Registry) finish() {
 	if r.t.Failed() {
 		r.t.Logf("registry %s at %s, end of its log:\n%s", r.options.Version, r.addr, tail(r.Log(), 40))
 	}
-}
-
-// freeAddr returns a local address that nobody listens on. Another process may
-// take it before the registry does: then the registry ends while starting.
-func freeAddr(t TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("free port: %v", err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // tail returns the last n lines of a log. Clients ask for much that is not

@@ -25,6 +25,13 @@ func (v Version) binary() string {
 	return "registry"
 }
 
+// RegistryProgram returns the path of a registry's program, for what starts it
+// by itself.
+func RegistryProgram(t TB, v Version) string {
+	t.Helper()
+	return findTool(t, v.binary())
+}
+
 // findTool returns the path of a program. A test without it is skipped, and
 // fails where REGFS_REQUIRE_TOOLS=1 says that nothing may be missing.
 func findTool(t TB, name string) string {

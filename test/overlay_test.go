@@ -171,7 +171,7 @@ func TestOverlayCannot(t *testing.T) {
 	s := newStore(t, "v1.0")
 	for _, flags := range [][]string{
 		{"--reuse", "none"}, {"--uid", "1000"}, {"--gid", "1000"}, {"--file-mode", "0600"}, {"--dir-mode", "0700"},
-		{"--allow-other=false"}, {"--no-passthrough"},
+		{"--no-passthrough"},
 	} {
 		words := []string{"overlayfs cannot do", strings.TrimSuffix(flags[0], "=false")}
 		s.refuses(t, usage, words, append([]string{"mount", "v1.0", t.TempDir(), "--backend", "overlay"}, flags...)...)

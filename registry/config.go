@@ -1,4 +1,4 @@
-package registrytest
+package registry
 
 import (
 	"encoding/json"
@@ -6,38 +6,28 @@ import (
 	"strings"
 )
 
-// config is a registry's configuration, under paths such as
+// A Config is a registry's configuration, under paths such as
 // "storage.delete.enabled". It is written as JSON, which is YAML too.
-type config map[string]any
+type Config map[string]any
 
-// baseConfig is the default configuration with delete enabled. Upload purging
-// and the number of storage threads are left as a registry has them.
-func baseConfig(o Options, addr string) config {
-	c := config{
+// DefaultConfig is the default configuration over a storage directory, with
+// delete enabled. Upload purging and the number of storage threads are left as
+// a registry has them.
+func DefaultConfig(root, addr string) Config {
+	return Config{
 		"version":                          "0.1",
-		"storage.filesystem.rootdirectory": o.Root,
+		"storage.filesystem.rootdirectory": root,
 		"storage.delete.enabled":           true,
 		"http.addr":                        addr,
 		// Upload URLs are signed with it: they must outlive a restart.
-		"http.secret":            "registrytest",
+		"http.secret":            "regfs",
 		"log.level":              "warn",
 		"log.accesslog.disabled": true,
-	}
-	if o.Proxy != "" {
-		c["proxy.remoteurl"] = o.Proxy
-	}
-	return c
-}
-
-// add puts more into c; an entry that is there already is replaced.
-func (c config) add(more map[string]any) {
-	for path, value := range more {
-		c[path] = value
 	}
 }
 
 // tree unfolds the paths into nested maps.
-func (c config) tree() map[string]any {
+func (c Config) tree() map[string]any {
 	root := map[string]any{}
 	for path, value := range c {
 		names := strings.Split(path, ".")
@@ -57,7 +47,7 @@ func (c config) tree() map[string]any {
 }
 
 // write leaves the configuration at path.
-func (c config) write(path string) error {
+func (c Config) write(path string) error {
 	text, err := json.MarshalIndent(c.tree(), "", "  ")
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package registrytest
+package registry
 
 import (
 	"errors"
@@ -32,10 +32,11 @@ type process struct {
 // startProcess runs a program, its output going to log.
 func startProcess(log *os.File, name string, args ...string) (*process, error) {
 	cmd := exec.Command(name, args...)
-	cmd.Env = registryEnv()
+	cmd.Env = environ()
 	cmd.Stdout, cmd.Stderr = log, log
-	// A test binary that panics or is killed runs no cleanup.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// Whoever is killed, or panics, runs no cleanup. The group of its own keeps
+	// a terminal's SIGINT away: its owner ends it, when nothing uses it any more.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -47,9 +48,9 @@ func startProcess(log *os.File, name string, args ...string) (*process, error) {
 	return p, nil
 }
 
-// registryEnv is our environment, with tracing off: 3.x would look for a
+// environ is our environment, with tracing off: 3.x would look for a
 // collector.
-func registryEnv() []string {
+func environ() []string {
 	return append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
 }
 
