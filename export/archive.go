@@ -2,7 +2,6 @@ package export
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,14 +14,9 @@ import (
 	"github.com/regfs/regfs/cas"
 )
 
-const (
-	copyBuffer  = 1 << 20   // as one read of a disk is
-	writeBuffer = 256 << 10 // joins headers and links; larger pieces of blobs go past it
-)
-
 // Options say how to write a tar.
 type Options struct {
-	// Verify hashes each blob on its way and compares it with its digest.
+	// Verify hashes each blob and compares it with its digest.
 	Verify bool
 
 	// Progress, if given, is called with the bytes that were written since the
@@ -38,7 +32,9 @@ type opener interface {
 var _ opener = (*cas.Store)(nil)
 
 // WriteTar writes the tar. It takes the blobs from a store, in whose directory
-// the inventory's owner may be writing meanwhile.
+// the inventory's owner may be writing meanwhile. If w is an [*os.File], at
+// whichever position, large blobs do not pass through this process: they share
+// their blocks with the store's, or the kernel copies them.
 //
 // An inventory with an Err is refused with it, before anything is written. A
 // blob that has gone since is a [*MissingError], one with another size a
@@ -50,20 +46,13 @@ func (inv *Inventory) WriteTar(ctx context.Context, w io.Writer, blobs opener, o
 	if err := inv.Err(); err != nil {
 		return err
 	}
-	out := bufio.NewWriterSize(&meter{w, o.Progress}, writeBuffer)
-	a := &archive{
-		inventory: inv,
-		tar:       tar.NewWriter(out),
-		blobs:     blobs,
-		verify:    o.Verify,
-		buffer:    make([]byte, copyBuffer),
-	}
+	a := &archive{inventory: inv, out: newOutput(w, o.Progress), blobs: blobs, verify: o.Verify}
 	if err := a.writeEntries(ctx); err != nil {
 		return err
 	}
-	err := a.tar.Close()
+	_, err := a.out.Write(make([]byte, trailerSize))
 	if err == nil {
-		err = out.Flush()
+		err = a.out.flush()
 	}
 	if err != nil {
 		return fmt.Errorf("export %s: %w", inv.Release, cause(err))
@@ -71,27 +60,12 @@ func (inv *Inventory) WriteTar(ctx context.Context, w io.Writer, blobs opener, o
 	return nil
 }
 
-// A meter passes on what is written, and tells.
-type meter struct {
-	w    io.Writer
-	tell func(int64)
-}
-
-func (m *meter) Write(p []byte) (int, error) {
-	n, err := m.w.Write(p)
-	if m.tell != nil && n > 0 {
-		m.tell(int64(n))
-	}
-	return n, err
-}
-
 // An archive is a tar being written.
 type archive struct {
 	inventory *Inventory
-	tar       *tar.Writer
+	out       *output
 	blobs     opener
 	verify    bool
-	buffer    []byte
 }
 
 func (a *archive) writeEntries(ctx context.Context) error {
@@ -114,14 +88,25 @@ func (a *archive) writeEntries(ctx context.Context) error {
 
 // writeSmall writes a directory or a link.
 func (a *archive) writeSmall(header *tar.Header, file *File) error {
-	err := a.tar.WriteHeader(header)
+	err := a.writeHeader(header)
 	if err == nil && file != nil {
-		_, err = io.WriteString(a.tar, file.Link.String())
+		_, err = a.out.Write([]byte(file.Link))
+	}
+	if err == nil {
+		err = a.out.pad()
 	}
 	if err != nil {
 		return fmt.Errorf("export %s: %s: %w", a.inventory.Release, header.Name, cause(err))
 	}
 	return nil
+}
+
+func (a *archive) writeHeader(header *tar.Header) error {
+	data, err := encodeAt(header, a.out.at)
+	if err == nil {
+		_, err = a.out.Write(data)
+	}
+	return err
 }
 
 func (a *archive) writeBlob(ctx context.Context, header *tar.Header, file *File) error {
@@ -168,44 +153,26 @@ func (a *archive) copyBlob(ctx context.Context, header *tar.Header, file *File) 
 	if info.Size() != file.Size {
 		return &sizeError{want: file.Size, got: info.Size()}
 	}
-	if err := a.tar.WriteHeader(header); err != nil {
+	if err := a.writeHeader(header); err != nil {
 		return err
 	}
-	if a.verify {
-		return a.copyVerified(ctx, blob, file)
+	if err := a.copyContent(ctx, blob, file); err != nil {
+		return err
 	}
-	return a.copy(ctx, a.tar, blob, file.Size)
+	return a.out.pad()
 }
 
-func (a *archive) copyVerified(ctx context.Context, blob io.Reader, file *File) error {
+func (a *archive) copyContent(ctx context.Context, blob *os.File, file *File) error {
+	if !a.verify {
+		return a.out.copy(ctx, blob, file.Size, nil)
+	}
 	algorithm := file.Blob.Algorithm()
 	hash := algorithm.Hash()
-	if err := a.copy(ctx, io.MultiWriter(a.tar, hash), blob, file.Size); err != nil {
+	if err := a.out.copy(ctx, blob, file.Size, hash); err != nil {
 		return err
 	}
 	if got := digest.NewDigest(algorithm, hash); got != file.Blob {
 		return &cas.CorruptError{Want: file.Blob, Got: got}
-	}
-	return nil
-}
-
-// copy copies exactly size bytes.
-func (a *archive) copy(ctx context.Context, w io.Writer, r io.Reader, size int64) error {
-	for left := size; left > 0; {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		n, err := io.ReadFull(r, a.buffer[:min(left, copyBuffer)])
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return &sizeError{want: size, got: size - left + int64(n)}
-		}
-		if err != nil {
-			return err
-		}
-		if _, err := w.Write(a.buffer[:n]); err != nil {
-			return err
-		}
-		left -= int64(n)
 	}
 	return nil
 }

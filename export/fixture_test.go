@@ -206,11 +206,18 @@ func (f *fixture) tar() []byte {
 // with mode, modification time, size and digest.
 func (f *fixture) dump(tar []byte) string {
 	f.Helper()
+	return f.unpack(tar, "tar", "-xpf", "-")
+}
+
+// unpack is dump with another program, which reads its standard input and
+// unpacks to where it is.
+func (f *fixture) unpack(tar []byte, command ...string) string {
+	f.Helper()
 	dir := f.TempDir()
-	cmd := exec.Command("tar", "-xpf", "-", "-C", dir)
-	cmd.Stdin = bytes.NewReader(tar)
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir, cmd.Stdin = dir, bytes.NewReader(tar)
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
-		f.Fatalf("tar: %v: %s", err, out)
+		f.Fatalf("%s: %v: %s", command[0], err, out)
 	}
 	var lines []string
 	f.must(filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {

@@ -2,7 +2,9 @@ package export
 
 import (
 	"archive/tar"
+	"bytes"
 	"iter"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -13,6 +15,15 @@ const (
 
 	blockSize   = 512           // of a tar: contents are padded to it
 	trailerSize = 2 * blockSize // the end of a tar, which is zeros
+
+	// The content of a file of at least alignFrom bytes begins at a multiple of
+	// alignment in the tar. That is the block of ext4, XFS and btrfs, and two
+	// files can share whole blocks only. An aligned file takes 2.3 KB more on
+	// average, at most 4.6 KB. To share one takes as long as to copy 64 KiB; from
+	// twice that on the tar grows by 3.5 % at most, and by next to nothing with
+	// layers of an ordinary size.
+	alignment = 4096
+	alignFrom = 128 << 10
 )
 
 // modTime is the same for all, since two exports must have the same bytes. Not
@@ -20,28 +31,59 @@ const (
 // that FAT and zip can hold, in which a package may be carried on.
 var modTime = time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)
 
-// Size returns the size in bytes of the tar that WriteTar writes.
+// Size returns the size in bytes of the tar that WriteTar writes. It opens no
+// file, but encodes each header: call it once.
 func (inv *Inventory) Size() int64 {
-	total := int64(trailerSize)
+	at := int64(0)
 	for header := range inv.entries() {
-		total += headerSize(header) + (header.Size+blockSize-1)/blockSize*blockSize
+		// A header that cannot be written is for WriteTar to report.
+		data, _ := encodeAt(header, at)
+		at += int64(len(data)) + padded(header.Size)
 	}
-	return total
+	return at + trailerSize
 }
 
-// headerSize asks the one who knows: a long path takes further blocks. A
-// header that cannot be written at all is for WriteTar to report.
-func headerSize(header *tar.Header) int64 {
-	var n counter
-	_ = tar.NewWriter(&n).WriteHeader(header)
-	return int64(n)
+// padded is the room that a content takes.
+func padded(size int64) int64 { return (size + blockSize - 1) / blockSize * blockSize }
+
+// encodeAt returns a header's bytes, given where in the tar they will stand. A
+// large file's is filled up to alignment.
+func encodeAt(header *tar.Header, at int64) ([]byte, error) {
+	data, err := encodeHeader(header)
+	if err != nil || header.Size < alignFrom || gap(at, data) == 0 {
+		return data, err
+	}
+	if data, err = encodeFilled(header, leastFiller); err != nil || gap(at, data) == 0 {
+		return data, err
+	}
+	// Whole blocks more are whole blocks more, whatever other records there are.
+	return encodeFilled(header, leastFiller+gap(at, data))
 }
 
-type counter int64
+// gap is from a header's end to the next boundary.
+func gap(at int64, header []byte) int {
+	return int(-(at + int64(len(header))) & (alignment - 1))
+}
 
-func (n *counter) Write(p []byte) (int, error) {
-	*n += counter(len(p))
-	return len(p), nil
+// leastFiller is a record's length that leaves room for others in its block.
+// Neither it nor what is whole blocks longer is 100 or 1000: no writer makes
+// such a record, as its own length in decimal is a part of it.
+const leastFiller = 16
+
+// encodeFilled adds a comment, over which every tar passes, with a record
+// ("16 comment=    \n") of size bytes.
+func encodeFilled(header *tar.Header, size int) ([]byte, error) {
+	value := strings.Repeat(" ", size-len(strconv.Itoa(size)+" comment=\n"))
+	filled := *header
+	filled.PAXRecords = map[string]string{"comment": value}
+	return encodeHeader(&filled)
+}
+
+// encodeHeader asks the one who knows: a long path takes further blocks.
+func encodeHeader(header *tar.Header) ([]byte, error) {
+	var b bytes.Buffer
+	err := tar.NewWriter(&b).WriteHeader(header)
+	return b.Bytes(), err
 }
 
 // entries yields the tar's entries in order: files, and before the first file

@@ -70,8 +70,9 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	if err := inv.Err(); err != nil {
 		return err
 	}
+	size := inv.Size()
 	if flags.dryRun {
-		_, err := fmt.Printf("%s: %s, %s\n", release, contents(inv), humanize.Bytes(uint64(inv.Size())))
+		_, err := fmt.Printf("%s: %s, %s\n", release, contents(inv), humanize.Bytes(uint64(size)))
 		return err
 	}
 	blobs, err := cas.Open(c.dir)
@@ -80,8 +81,9 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	}
 	defer blobs.Close()
 	begun := time.Now()
-	err = writeOutput(flags.output, inv.Size(), func(w io.Writer) error {
-		bar := newProgress(inv.Size(), release)
+	fits := func(f *os.File) error { return checkSpace(f, size-inv.Shared(f, blobs)) }
+	err = writeOutput(flags.output, fits, func(w io.Writer) error {
+		bar := newProgress(size, release)
 		defer bar.Close()
 		return inv.WriteTar(ctx, w, blobs, export.Options{
 			Verify:   flags.verify,
@@ -91,7 +93,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", flags.output, contents(inv), humanize.Bytes(uint64(inv.Size())), time.Since(begun).Round(time.Millisecond))
+	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", flags.output, contents(inv), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 
@@ -138,8 +140,9 @@ func checkOutput(flags exportFlags) error {
 }
 
 // writeOutput lets write fill the output. A file appears under its name when
-// it is whole and on the disk; if anything goes wrong, nothing is left of it.
-func writeOutput(name string, size int64, write func(io.Writer) error) error {
+// it is whole and on the disk; if anything goes wrong, or it does not fit,
+// nothing is left of it.
+func writeOutput(name string, fits func(*os.File) error, write func(io.Writer) error) error {
 	if name == "-" {
 		return write(os.Stdout)
 	}
@@ -149,15 +152,14 @@ func writeOutput(name string, size int64, write func(io.Writer) error) error {
 	if target, err := filepath.EvalSymlinks(name); err == nil {
 		name = target // a link to the file stays one
 	}
-	if err := checkSpace(filepath.Dir(name), size); err != nil {
-		return err
-	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // which is its name no more if all went well
-	err = write(f)
+	if err = fits(f); err == nil {
+		err = write(f)
+	}
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
@@ -176,9 +178,11 @@ func writeDevice(name string, write func(io.Writer) error) error {
 	return errors.Join(write(f), f.Close())
 }
 
-func checkSpace(dir string, size int64) error {
+// checkSpace says before anything is written that a file will not have room.
+func checkSpace(f *os.File, size int64) error {
+	dir := filepath.Dir(f.Name())
 	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
+	if err := syscall.Fstatfs(int(f.Fd()), &st); err != nil {
 		return &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < size {

@@ -1,0 +1,134 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"hash"
+	"io"
+	"os"
+	"syscall"
+)
+
+const bufferSize = 1 << 20 // as one read of a disk is
+
+// An output is a tar on its way to where it goes. What is small is gathered in
+// a buffer: headers, links, small blobs, and the ends of large ones.
+type output struct {
+	w      io.Writer
+	tell   func(bytes int64)
+	buffer []byte // written to w when it is full
+	at     int64  // where in the tar the next byte goes, the buffer's counted
+
+	// What follows is there if w is a file: the ways into it that were not
+	// refused so far, the best first.
+	conn syscall.RawConn
+	ways []way
+}
+
+func newOutput(w io.Writer, tell func(int64)) *output {
+	o := &output{w: w, tell: tell, buffer: make([]byte, 0, bufferSize)}
+	if file, ok := w.(*os.File); ok {
+		o.conn, o.ways = waysInto(file)
+	}
+	return o
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if len(o.buffer)+len(p) > cap(o.buffer) {
+		if err := o.flush(); err != nil {
+			return 0, err
+		}
+	}
+	o.buffer = append(o.buffer, p...)
+	o.at += int64(len(p))
+	return len(p), nil
+}
+
+var zeros [blockSize]byte
+
+// pad ends a content.
+func (o *output) pad() error {
+	_, err := o.Write(zeros[:padded(o.at)-o.at])
+	return err
+}
+
+func (o *output) flush() error {
+	if len(o.buffer) == 0 {
+		return nil
+	}
+	n, err := o.w.Write(o.buffer)
+	o.buffer = o.buffer[:0]
+	o.report(int64(n))
+	return err
+}
+
+func (o *output) report(n int64) {
+	if o.tell != nil && n > 0 {
+		o.tell(n)
+	}
+}
+
+// copy writes exactly size bytes of a blob, and gives them to sum, if there is
+// one.
+func (o *output) copy(ctx context.Context, blob *os.File, size int64, sum hash.Hash) error {
+	for from := int64(0); from < size; {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		n, err := o.copySome(blob, from, size-from, sum)
+		if errors.Is(err, io.EOF) {
+			return &sizeError{want: size, got: from + n}
+		}
+		if err != nil {
+			return err
+		}
+		from += n
+	}
+	return nil
+}
+
+// copySome copies some bytes, up to a number: by the best way that is open, or
+// through the buffer. The ways are for blobs that are aligned.
+func (o *output) copySome(blob *os.File, from, left int64, sum hash.Hash) (int64, error) {
+	for len(o.ways) > 0 && left >= alignment && from+left >= alignFrom {
+		n, err := o.move(blob, from, left)
+		if n == 0 && refused(err) {
+			o.ways = o.ways[1:]
+			continue
+		}
+		if err == nil && sum != nil {
+			_, err = io.Copy(sum, io.NewSectionReader(blob, from, n))
+		}
+		return n, err
+	}
+	return o.read(blob, from, left, sum)
+}
+
+// move takes the best way.
+func (o *output) move(blob *os.File, from, left int64) (n int64, err error) {
+	if err := o.flush(); err != nil {
+		return 0, err
+	}
+	n, err = o.ways[0].move(o.conn, blob, from, left)
+	o.at += n
+	o.report(n)
+	return n, err
+}
+
+// read reads what the buffer has room for.
+func (o *output) read(blob *os.File, from, left int64, sum hash.Hash) (int64, error) {
+	if len(o.buffer) == cap(o.buffer) {
+		if err := o.flush(); err != nil {
+			return 0, err
+		}
+	}
+	room := o.buffer[len(o.buffer):cap(o.buffer)]
+	room = room[:min(int64(len(room)), left)]
+	n, err := blob.ReadAt(room, from)
+	if err == nil && sum != nil {
+		sum.Write(room)
+	}
+	o.buffer = o.buffer[:len(o.buffer)+n]
+	o.at += int64(n)
+	return int64(n), err
+}

@@ -1,0 +1,44 @@
+package export
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Shared returns how many bytes of the tar will take no space in a file, as it
+// shares them with the store: 0 where the file system cannot. The file is new
+// and empty. Whether two files can share, only the kernel knows, so it is
+// tried; what comes of it is taken back.
+func (inv *Inventory) Shared(file *os.File, blobs opener) int64 {
+	var first *File
+	total := int64(0)
+	for i, f := range inv.Files {
+		if f.Blob == "" || f.Size < alignFrom {
+			continue
+		}
+		if first == nil {
+			first = &inv.Files[i]
+		}
+		total += f.Size - f.Size%alignment
+	}
+	if first == nil || !shares(file, first, blobs) {
+		return 0
+	}
+	return total
+}
+
+// shares clones a block. An error is no news: the tar will be written by
+// another way, or it will not, and WriteTar says why.
+func shares(file *os.File, f *File, blobs opener) bool {
+	blob, err := blobs.Open(f.Blob)
+	if err != nil {
+		return false
+	}
+	defer blob.Close()
+	if !canClone(int(file.Fd())) {
+		return false
+	}
+	err = unix.IoctlFileCloneRange(int(file.Fd()), &unix.FileCloneRange{Src_fd: int64(blob.Fd()), Src_length: alignment})
+	return file.Truncate(0) == nil && err == nil
+}
