@@ -53,7 +53,7 @@ func (t *FS) statLink(p string, at layout.Path) (Attr, error) {
 		return Attr{}, err
 	}
 	a := t.fileAttr(linkKind(at), namedIno(p), int64(len(link.Digest)), link.Time)
-	a.Settled = at.Kind == layout.LayerLink && t.settled(at.Digest)
+	a.Settled = at.Kind != layout.LayerLink || t.settled(at.Digest)
 	return a, nil
 }
 
