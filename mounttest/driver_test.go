@@ -40,6 +40,7 @@ func TestDriverOnOverlay(t *testing.T) {
 }
 
 func TestDriverOnMount(t *testing.T) {
+	long(t)
 	s := startServer(t, 5*time.Minute)
 	dir := s.Mount(t, "driver", mounttest.ReuseStore)
 	t.Cleanup(runtime.GC) // closes the readers that the suite leaves open

@@ -21,6 +21,7 @@ func TestPosixOnMount(t *testing.T) {
 
 // TestPosixOtherwise: without passthrough, and with nothing to reuse.
 func TestPosixOtherwise(t *testing.T) {
+	long(t)
 	s := startServer(t, 5*time.Minute, "MOUNTTEST_NO_PASSTHROUGH=1")
 	mounttest.Posix(t, s.Mount(t, "posix", mounttest.ReuseNone))
 }
@@ -30,20 +31,29 @@ func TestContract(t *testing.T) {
 	mounttest.Contract(t, s.suite())
 }
 
-func TestContractWithoutPassthrough(t *testing.T) {
+// long leaves a test out of a short run, in which each suite runs once, on the
+// mount as it is used most.
+func long(t *testing.T) {
+	t.Helper()
 	if testing.Short() {
-		t.Skip("-short: once, with passthrough, is enough")
+		t.Skip("-short: run without it to see this, too")
 	}
+}
+
+func TestContractWithoutPassthrough(t *testing.T) {
+	long(t)
 	s := startServer(t, 8*time.Minute, "MOUNTTEST_NO_PASSTHROUGH=1")
 	mounttest.Contract(t, s.suite())
 }
 
 func TestPosixOnOverlay(t *testing.T) {
+	long(t)
 	s := startServer(t, 5*time.Minute)
 	mounttest.Posix(t, s.MountOverlay(t, "posix", mounttest.ReuseRepository))
 }
 
 func TestContractOnOverlay(t *testing.T) {
+	long(t)
 	s := startServer(t, 8*time.Minute)
 	mounttest.Contract(t, s.overlaySuite())
 }
@@ -63,6 +73,7 @@ var slowToFail = []string{"M5_mismatch", "M6_rewritten_under_readers"}
 // TestExcepted sees to it that each clause that is said not to hold on overlayfs
 // does not. It runs them in a process of its own, as they must fail.
 func TestExcepted(t *testing.T) {
+	long(t)
 	needMount(t)
 	exceptions := maps.Clone(mounttest.OverlayExceptions)
 	for _, name := range slowToFail {

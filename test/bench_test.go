@@ -31,6 +31,9 @@ func benchOptions(t *testing.T) bench.Options {
 // TestBench runs all of the bench. It compares what each workload has made with
 // the release by itself; here it is to be complete, and to leave nothing.
 func TestBench(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short: run without it to see that the bench measures")
+	}
 	needRoot(t)
 	o := benchOptions(t)
 	o.Workloads = slices.DeleteFunc(bench.Workloads(), func(w string) bool { return w == "clone" }) // which needs gigabytes
