@@ -110,7 +110,14 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Message }
 
-func (e *Error) Unwrap() error { return kinds[e.Kind] }
+func (e *Error) Unwrap() error {
+	for _, k := range kinds {
+		if k.name == e.Kind {
+			return k.err
+		}
+	}
+	return nil
+}
 
 // The kinds of error that are this package's own.
 var (
@@ -122,21 +129,26 @@ var (
 	ErrRefused = errors.New("some files were refused")
 )
 
-// kinds are the errors that keep their kind on the way over the socket.
-var kinds = map[string]error{
-	"not-exist": fs.ErrNotExist,
-	"exist":     fs.ErrExist,
-	"busy":      syscall.EBUSY,
-	"usage":     ErrUsage,
-	"leaving":   ErrLeaving,
-	"refused":   ErrRefused,
-	"name":      index.ErrName,
+// kinds are the errors that keep their kind on the way over the socket. Of an
+// error that is of several kinds the first counts: what was asked for, before
+// what was found.
+var kinds = []struct {
+	name string
+	err  error
+}{
+	{"usage", ErrUsage},
+	{"name", index.ErrName},
+	{"leaving", ErrLeaving},
+	{"refused", ErrRefused},
+	{"busy", syscall.EBUSY},
+	{"exist", fs.ErrExist},
+	{"not-exist", fs.ErrNotExist},
 }
 
 func newError(err error) *Error {
-	for name, kind := range kinds {
-		if errors.Is(err, kind) {
-			return &Error{Message: err.Error(), Kind: name}
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return &Error{Message: err.Error(), Kind: k.name}
 		}
 	}
 	return &Error{Message: err.Error()}

@@ -442,7 +442,8 @@ func TestServersComeAndGo(t *testing.T) {
 
 // Errors keep their kind on the way.
 func TestErrorKinds(t *testing.T) {
-	for name, kind := range kinds {
+	for _, k := range kinds {
+		name, kind := k.name, k.err
 		text, err := json.Marshal(newError(errors.Join(errors.New("context"), kind)))
 		ok(t, err)
 		var e Error

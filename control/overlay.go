@@ -117,9 +117,11 @@ func (o *overlayMount) mounted() bool {
 	return err != nil
 }
 
+// used says whether somebody has the overlay still. Where somebody has removed
+// it with the store, there is nothing to be had.
 func (o *overlayMount) used() bool {
 	used, err := o.InUse()
-	return used || err != nil
+	return used || err != nil && o.Pending()
 }
 
 func (o *overlayMount) sync() (overlay.Report, error) { return o.Sync() }

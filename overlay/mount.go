@@ -86,6 +86,11 @@ func (o *Overlay) configure(index string) (fsfd int, err error) {
 			return -1, errors.Join(fmt.Errorf("overlay option %s: %w", option[0], withLog(fsfd, err)), unix.Close(fsfd))
 		}
 	}
+	if index == "on" { // never to be written to: else its end would sync the whole disk
+		if err := unix.FsconfigSetFlag(fsfd, "ro"); err != nil {
+			return -1, errors.Join(fmt.Errorf("overlay option ro: %w", withLog(fsfd, err)), unix.Close(fsfd))
+		}
+	}
 	if err := unix.FsconfigCreate(fsfd); err != nil {
 		return -1, errors.Join(withLog(fsfd, err), unix.Close(fsfd))
 	}

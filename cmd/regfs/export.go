@@ -152,6 +152,9 @@ func writeOutput(name string, fits func(*os.File) error, write func(io.Writer) e
 	if target, err := filepath.EvalSymlinks(name); err == nil {
 		name = target // a link to the file stays one
 	}
+	if _, err := os.Stat(filepath.Dir(name)); err != nil {
+		return err
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part")
 	if err != nil {
 		return err
