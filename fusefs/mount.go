@@ -2,8 +2,9 @@
 // a name means and what a write does is package tree's. Here are the kernel's
 // ways: inodes, open flags, passthrough, errno.
 //
-// All entry timeouts are zero, for names and for their absence, so that what
-// one mount commits is there through all others at once.
+// What the kernel may keep, and for how long, is in node.go. It keeps no
+// absence of a blob or a layer link, so that what one mount commits is there
+// through all others at once.
 package fusefs
 
 import (
