@@ -4,21 +4,12 @@ import (
 	"context"
 	"path"
 	"syscall"
-	"time"
 
 	gofuse "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/regfs/regfs/tree"
 )
-
-// keep is how long the kernel may walk through a directory without asking
-// again. Most requests of a registry are a path's components, ten of them for
-// each file. It is safe to let it: a directory comes and goes through this
-// mount, where the kernel sees it; but for the directory of one blob or link,
-// which may outlast it, and is empty then. That a directory is absent the
-// kernel must ask each time, and so for files: other mounts bring blobs.
-const keep = time.Hour
 
 // A dir is a directory, the registry's or a plain one.
 type dir struct{ node }

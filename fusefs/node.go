@@ -57,6 +57,12 @@ func (n *node) add(ctx context.Context, p string, a tree.Attr, out *fuse.EntryOu
 	return n.NewInode(ctx, &file{node: node{mount: n.mount}, kind: a.Kind, found: p}, stable)
 }
 
+// keep is how long the kernel may keep what comes and goes through this mount
+// only, where the kernel sees it: plain files, and all directories that are
+// there. Most requests of a registry are a path's components, ten of them for
+// each file. The directory of one blob or link may outlast it, and is empty then.
+const keep = time.Hour
+
 // entryTimeout is how long the kernel may keep a file's name, or its absence.
 func entryTimeout(p string) time.Duration {
 	if tree.Own(p) {
