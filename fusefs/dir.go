@@ -55,7 +55,10 @@ var _ gofuse.NodeReaddirer = (*dir)(nil)
 // looked up, and a lookup must not show in a listing.
 func (d *dir) Readdir(context.Context) (gofuse.DirStream, syscall.Errno) {
 	list, e := d.list()
-	return &listing{list, d}, e
+	if e != 0 {
+		return nil, e // and not a listing of nothing, which would be closed
+	}
+	return &listing{list, d}, 0
 }
 
 // A listing is what readdir shows of a directory, as it was when the reading
