@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 TOOLS   := $(CURDIR)/.cache/tools
 TESTENV := REGFS_TOOLS=$(TOOLS) REGFS_REQUIRE_TOOLS=1
 
-.PHONY: all build install deps tools demo test check bench clean
+.PHONY: all build install deps tools demo test torture check bench clean
 
 all: build
 
@@ -31,6 +31,9 @@ check: ## formatting and vet
 
 test: deps tools check build ## everything that CI runs
 	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test
+
+torture: deps tools build ## kill -9 and power loss, 200 rounds of each, and the controls: docs/reliability.md
+	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test torture
 
 bench: deps tools build ## what docs/bench shows, measured here: some 20 minutes
 	REGFS_TOOLS=$(TOOLS) bin/regfs bench --output docs/bench $(BENCH)

@@ -31,6 +31,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
+	defer report.print(os.Stdout)
 	return m.Run()
 }
 

@@ -85,7 +85,12 @@ type store string
 // store is left in the end.
 func newStore(t *testing.T, releases ...string) store {
 	t.Helper()
-	s := store(filepath.Join(t.TempDir(), "store"))
+	return newStoreAt(t, filepath.Join(t.TempDir(), "store"), releases...)
+}
+
+func newStoreAt(t *testing.T, dir string, releases ...string) store {
+	t.Helper()
+	s := store(dir)
 	t.Cleanup(func() { s.noServer(t) })
 	s.must(t, "init")
 	for _, name := range releases {
@@ -152,12 +157,15 @@ func (s store) blob(d digest.Digest) string {
 }
 
 // servers returns the processes that serve the store.
-func (s store) servers() (pids []int) {
+func (s store) servers() []int { return s.processes("serve") }
+
+// processes returns the store's processes that run a command, or any for "".
+func (s store) processes(name string) (pids []int) {
 	all, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, path := range all {
 		text, err := os.ReadFile(path)
 		args := strings.Split(string(text), "\x00")
-		if err != nil || len(args) < 4 || args[1] != "--store" || args[2] != string(s) || args[3] != "serve" {
+		if err != nil || len(args) < 4 || args[1] != "--store" || args[2] != string(s) || name != "" && args[3] != name {
 			continue
 		}
 		var pid int
@@ -187,6 +195,7 @@ type mounted struct {
 	dir     string
 	cmd     *exec.Cmd
 	log     string
+	before  int // how long the log was when the command was started
 	ended   chan error
 	stopped bool
 }
@@ -201,11 +210,21 @@ func (s store) mount(t *testing.T, release string, flags ...string) *mounted {
 // missing.
 func (s store) mountAt(t *testing.T, dir, release string, flags ...string) *mounted {
 	t.Helper()
+	m := s.startMount(t, dir, release, flags...)
+	if !m.up() {
+		t.Fatalf("%s: not mounted after %v\n%s", release, mountTime, m.Log())
+	}
+	return m
+}
+
+// startMount starts the command, which is ended with the test.
+func (s store) startMount(t *testing.T, dir, release string, flags ...string) *mounted {
+	t.Helper()
 	if !isMounted(dir) { // a dead server's mount, which no system call gets past
 		ok(t, os.MkdirAll(dir, 0o755))
 	}
 	m := &mounted{t: t, store: s, release: release, dir: dir, log: dir + ".log", ended: make(chan error, 1)}
-	before := len(m.Log())
+	m.before = len(m.Log())
 	log, err := os.OpenFile(m.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	ok(t, err)
 	defer log.Close()
@@ -218,11 +237,18 @@ func (s store) mountAt(t *testing.T, dir, release string, flags ...string) *moun
 	ok(t, m.cmd.Start())
 	go func() { m.ended <- m.cmd.Wait() }()
 	t.Cleanup(m.finish)
-	isUp := func() bool { return strings.Contains(m.Log()[min(before, len(m.Log())):], "is mounted at") }
-	if !within(mountTime, func() bool { return isUp() || m.hasEnded() }) || !isMounted(dir) {
-		t.Fatalf("%s: not mounted after %v\n%s", release, mountTime, m.Log())
-	}
 	return m
+}
+
+// up waits for the mount, and says whether it has come.
+func (m *mounted) up() bool {
+	return within(mountTime, func() bool { return m.says("is mounted at") || m.hasEnded() }) && m.says("is mounted at") && isMounted(m.dir)
+}
+
+// says reports whether the command has printed something.
+func (m *mounted) says(text string) bool {
+	log := m.Log()
+	return strings.Contains(log[min(m.before, len(log)):], text)
 }
 
 // again mounts the release once more at the same place.

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,9 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,234 +23,356 @@ import (
 	"github.com/regfs/regfs/registrytest"
 )
 
-// What a registry has acknowledged survives, M7: the power fails, or the
-// server is killed, while clients push; then all is started again, and every
-// blob and every image of which the registry had said 201 is pulled.
+// What a registry has acknowledged survives, M7: the server is killed, or the
+// power fails, while clients push; in part of the rounds once more while the
+// next server is starting. Then all that was acknowledged is looked for.
 //
-// REGFS_ROUNDS is how often; it also asks for the negative control, which
-// breaks the promise on purpose and must be caught.
+// REGFS_ROUNDS is how many rounds each test has; it also asks for all controls.
+// REGFS_SEED makes a run choose as another did; when things happen depends on
+// the machine, too. REGFS_EVIDENCE is a directory for the stores of rounds that
+// failed, as they were before the recovery.
 
-// rounds is how often a crash is tried on one disk.
-func rounds(t *testing.T, otherwise int) int {
-	t.Helper()
-	n, err := strconv.Atoi(os.Getenv("REGFS_ROUNDS"))
-	if err != nil || n < 1 {
-		return otherwise
-	}
-	return n
-}
+func TestServerKilled(t *testing.T) { torture(t, "", rounds(10)) }
 
 func TestPowerLoss(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
-		t.Run("M7-"+kind, func(t *testing.T) {
-			d := newDisk(t, kind)
-			s := d.newStore(t)
-			for i := range rounds(t, 2) {
-				for _, loss := range crash(t, s, i, d.losePower) {
-					t.Errorf("round %d: %s", i, loss)
+		t.Run("M7-"+kind, func(t *testing.T) { torture(t, kind, rounds(3)) })
+	}
+}
+
+func rounds(short int) int {
+	if n, err := strconv.Atoi(os.Getenv("REGFS_ROUNDS")); err == nil && n > 0 {
+		return n
+	}
+	return short
+}
+
+func long() bool { return rounds(0) > 0 }
+
+var seed = func() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("REGFS_SEED"), 10, 64); err == nil {
+		return n
+	}
+	return uint64(time.Now().UnixNano()) % 1_000_000
+}()
+
+// torture runs rounds, on a new store every now and then, since a store's first
+// minutes are unlike the rest of its life.
+func torture(t *testing.T, diskKind string, rounds int) {
+	const perStore = 10
+	sum := report.add(t.Name())
+	for done := 0; done < rounds && !t.Failed(); {
+		t.Run(fmt.Sprint("store-", done/perStore), func(t *testing.T) {
+			o := newOrdeal(t, diskKind, uint64(done/perStore))
+			o.tally = sum
+			for range min(perStore, rounds-done) {
+				done++
+				for _, l := range o.round() {
+					t.Errorf("M7, round %d of this store: %s%s", o.number, l, o.seedText())
+				}
+				if t.Failed() {
+					return
 				}
 			}
-		})
-	}
-}
-
-func TestServerKilled(t *testing.T) {
-	s := newStore(t, "v1")
-	for i := range rounds(t, 3) {
-		for _, loss := range crash(t, s, i, func(end func()) { end() }) {
-			t.Errorf("M7, round %d: %s", i, loss)
-		}
-	}
-}
-
-// The tests above must catch a regfs that breaks the promise, or they prove
-// nothing.
-func TestPowerLossIsNoticed(t *testing.T) {
-	if os.Getenv("REGFS_ROUNDS") == "" {
-		t.Skip("NOT TESTED: whether the power loss test would notice a loss; set REGFS_ROUNDS to test it")
-	}
-	for _, c := range []struct{ name, file, old, patch string }{
-		{"index-not-synced", "index/index.go", "WithSyncWrites(true)", "WithSyncWrites(false)"},
-		{"blobs-not-synced", "cas/cas.go", "(*os.File).Sync,", "func(*os.File) error { return nil },"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			right := program
-			defer func() { program = right }()
-			program = buildPatched(t, c.file, c.old, c.patch)
-			d := newDisk(t, "ext4")
-			s := d.newStore(t)
-			var losses []string
-			n := rounds(t, 1)
-			for i := 0; i < n && len(losses) == 0; i++ {
-				losses = crash(t, s, i, d.losePower)
-			}
-			t.Logf("%d losses, such as %q", len(losses), first(losses))
-			if len(losses) == 0 {
-				t.Errorf("nothing was lost in %d rounds", n)
+			for _, l := range o.finish() {
+				t.Errorf("M7, at the end: %s%s", l, o.seedText())
 			}
 		})
 	}
-}
-
-// buildPatched builds the program with one line of its source replaced.
-func buildPatched(t *testing.T, file, old, patch string) string {
-	t.Helper()
-	root, err := filepath.Abs("..")
-	ok(t, err)
-	text, err := os.ReadFile(filepath.Join(root, file))
-	ok(t, err)
-	if strings.Count(string(text), old) != 1 {
-		t.Fatalf("%s does not have %q once", file, old)
+	if err := sum.testedEnough(rounds); err != nil && !t.Failed() {
+		t.Error(err)
 	}
-	dir := t.TempDir()
-	patched, overlay, binary := filepath.Join(dir, "patched.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "regfs")
-	ok(t, os.WriteFile(patched, []byte(strings.Replace(string(text), old, patch, 1)), 0o600))
-	list, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, file): patched}})
-	ok(t, err)
-	ok(t, os.WriteFile(overlay, list, 0o600))
-	command(t, "go", "build", "-overlay", overlay, "-o", binary, "github.com/regfs/regfs/cmd/regfs")
-	return binary
 }
 
-// A disk is a file system in a file, mounted until the test ends.
-type disk struct {
-	t                   *testing.T
-	image, dir, options string
+// An ordeal is the rounds on one store.
+type ordeal struct {
+	t      *testing.T
+	seed   uint64
+	random *rand.Rand
+	disk   *disk // nil: its crashes are kill -9
+	store  store
+	dir    string // the mount point
+	number int    // of the round
+	*tally
+
+	ledger     *ledger
+	release    imagetest.Release
+	queue      []imagetest.Image
+	mount      *mounted
+	registries map[registrytest.Version]*registrytest.Registry
+	registry   *registrytest.Registry // the one that runs
+	recovery   time.Duration          // how long the last one took
 }
 
-func newDisk(t *testing.T, kind string) *disk {
+// imagesAStore is more than ten rounds push.
+const imagesAStore = 250
+
+func newOrdeal(t *testing.T, diskKind string, number uint64) *ordeal {
 	t.Helper()
-	needed(t, "mkfs."+kind, "xfs_io", "mount", "umount")
-	d := &disk{t, filepath.Join(t.TempDir(), kind+".img"), filepath.Join(t.TempDir(), kind), "loop"}
-	if kind == "ext4" {
-		// Without it, ext4 writes out what was truncated and then closed, which
-		// hides a sync that is missing.
-		d.options = "loop,noauto_da_alloc"
+	o := &ordeal{
+		t: t, seed: seed, random: rand.New(rand.NewPCG(seed, number)),
+		dir: filepath.Join(t.TempDir(), "mnt"), ledger: newLedger(), tally: newTally(""),
+		registries: map[registrytest.Version]*registrytest.Registry{}, recovery: 200 * time.Millisecond,
 	}
-	ok(t, os.WriteFile(d.image, nil, 0o600))
-	ok(t, os.Truncate(d.image, 600<<20))
-	ok(t, os.Mkdir(d.dir, 0o700))
-	command(t, "mkfs."+kind, "-q", d.image)
-	t.Cleanup(func() {
-		if isMounted(d.dir) {
-			d.unmount()
-		}
+	series, err := imagetest.Synthetic(t.TempDir(), imagetest.Options{
+		Images: imagesAStore, LayerSize: 10_000, SharedBases: 3, Seed: o.random.Uint64(),
 	})
-	d.mount()
-	return d
+	ok(t, err)
+	o.release, o.queue = series.Release, series.Images
+	if diskKind == "" {
+		o.store = newStore(t, "v1")
+	} else {
+		o.disk = newDisk(t, diskKind)
+		o.store = o.disk.newStore(t, "store")
+	}
+	o.mount = o.store.mountAt(t, o.dir, "v1")
+	o.serve()
+	return o
 }
 
-// needed skips a test that cannot run here, or fails it where all must.
-func needed(t *testing.T, tools ...string) {
-	t.Helper()
-	missing := ""
-	if os.Geteuid() != 0 {
-		missing = "root's rights"
+func (o *ordeal) seedText() string { return fmt.Sprintf(" (REGFS_SEED=%d)", o.seed) }
+
+// serve runs a registry on the mount, 2.8 and 3.1 in turn.
+func (o *ordeal) serve() {
+	version := registrytest.Versions[o.number%len(registrytest.Versions)]
+	if r := o.registries[version]; r != nil {
+		r.Restart()
+	} else {
+		o.registries[version] = serve(o.t, version, o.dir, nil)
 	}
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			missing = tool
-		}
-	}
-	switch {
-	case missing == "":
-	case os.Getenv("REGFS_REQUIRE_TOOLS") == "1":
-		t.Fatalf("NOT TESTED: %s is missing", missing)
-	default:
-		t.Skipf("NOT TESTED: %s is missing", missing)
-	}
+	o.registry = o.registries[version]
 }
 
-func (d *disk) mount() {
-	d.t.Helper()
-	command(d.t, "mount", "-o", d.options, d.image, d.dir)
+// A plan is all that a round leaves to chance.
+type plan struct {
+	seed    uint64        // of what is pushed
+	answers int           // after so many answers of the registry,
+	delay   time.Duration // and so long, the crash comes
+	again   []crash       // and these while the next server starts
+	stale   bool          // the dead server's mount is still there then
 }
 
-// unmount waits for those who have just been killed to let go of the disk. The
-// loop device goes with the mount.
-func (d *disk) unmount() {
-	d.t.Helper()
-	var out []byte
-	var err error
-	if within(10*time.Second, func() bool { out, err = exec.Command("umount", d.dir).CombinedOutput(); return err == nil }) {
-		return
+// A crash comes when the part of the recovery is over that the last one says.
+type crash struct {
+	at    float64
+	power bool
+}
+
+func (o *ordeal) plan() plan {
+	p := plan{
+		seed: o.random.Uint64(), answers: 1 + o.random.IntN(200),
+		delay: time.Duration(o.random.IntN(15_000)) * time.Microsecond,
+		stale: o.random.IntN(2) == 0,
 	}
-	d.t.Errorf("umount %s: %v: %s", d.dir, err, out)
-	_ = syscall.Unmount(d.dir, syscall.MNT_DETACH)
-}
-
-// losePower: from one moment on, nothing reaches the disk. end ends whoever
-// uses it; then it comes back, with what had reached it.
-func (d *disk) losePower(end func()) {
-	d.t.Helper()
-	command(d.t, "xfs_io", "-x", "-c", "shutdown", d.dir)
-	end()
-	d.unmount()
-	d.mount()
-}
-
-func (d *disk) newStore(t *testing.T) store {
-	t.Helper()
-	s := store(filepath.Join(d.dir, "store"))
-	t.Cleanup(func() { s.noServer(t) })
-	s.must(t, "init")
-	s.must(t, "release", "create", "v1")
-	return s
-}
-
-// crash runs a registry on a mount, pushes to it, ends everything at a random
-// moment in the way given, starts everything again, and returns what is lost
-// or damaged.
-func crash(t *testing.T, s store, round int, how func(end func())) (losses []string) {
-	t.Helper()
-	version := registrytest.Versions[round%len(registrytest.Versions)]
-	release := crashImages(t, round)
-	dir := filepath.Join(t.TempDir(), "mnt")
-
-	m := s.mountAt(t, dir, "v1")
-	r := serve(t, version, dir, nil)
-	p := startPushers(t, r, release)
-	p.awaitImages(1 + rand.IntN(12))
-	time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond)
-	p.crashing()
-	how(func() {
-		s.kill(t, m, func() {
-			p.stop()
-			r.Stop()
-		})
-		tearDown(dir) // if it is still there
-	})
-	t.Logf("round %d: registry %s had acknowledged %d blobs and %d manifests, %d images", round, version, len(p.blobs), len(p.manifests), len(p.images))
-
-	m = s.mountAt(t, dir, "v1")
-	if left := leftIn(t, filepath.Join(string(s), "tmp")); len(left) > 0 {
-		losses = append(losses, fmt.Sprintf("left in the store's tmp: %v", first(left)))
+	if o.number%3 == 2 {
+		p.answers += 80 // some images at least, even in a short run
 	}
-	r = serve(t, version, dir, nil)
-	losses = append(losses, p.check(r)...)
-	losses = append(losses, tornBlobs(t, s)...)
-	// What was not acknowledged is there whole or not at all.
-	if res := s.regfs(t, "export", "v1", "--verify", "-o", filepath.Join(t.TempDir(), "v1.tar")); res.code != 0 {
-		losses = append(losses, "export: "+res.stderr)
+	for o.random.IntN(2) == 0 && len(p.again) < 2 {
+		p.again = append(p.again, crash{1.1 * o.random.Float64(), o.random.IntN(2) == 0})
 	}
-	r.Stop()
-	m.stop(syscall.SIGTERM)
+	return p
+}
+
+// round pushes until it crashes, starts everything again, in part of the rounds
+// after another crash, and returns what is lost or damaged.
+func (o *ordeal) round() []loss {
+	o.t.Helper()
+	o.number++
+	o.rounds++
+	p := o.plan()
+	o.load(p)
+	evidence := o.keep()
+	for _, c := range p.again {
+		o.crashRecovery(c)
+	}
+	losses := o.recover()
+	if len(losses) == 0 {
+		losses = o.check(false)
+	}
+	if len(losses) == 0 {
+		_ = os.RemoveAll(evidence)
+	}
+	o.lost += len(losses)
 	return losses
 }
 
-// crashImages are small images, so that there are many acknowledgements, other
-// ones each round.
-func crashImages(t *testing.T, round int) imagetest.Release {
-	t.Helper()
-	series, err := imagetest.Synthetic(t.TempDir(), imagetest.Options{
-		Images: 120, LayerSize: 10_000, SharedBases: 3, Seed: uint64(round) + 1,
-	})
-	ok(t, err)
-	release := series.Release
-	for i := range release.Images {
-		release.Images[i].Tag = strings.Replace(release.Images[i].Tag, "1.0.", "1."+strconv.Itoa(round)+".", 1)
+// load runs the pushers until the crash.
+func (o *ordeal) load(p plan) {
+	o.t.Helper()
+	acknowledged, removed := o.ledger.acknowledged, o.ledger.removed
+	reached := o.ledger.begin(p.answers)
+	pushers := startPushers(o.t, o.registry, o.ledger, o.release.Dir, o.queue, p.seed)
+	defer func() { o.queue = pushers.stop() }()
+	select {
+	case <-reached:
+	case <-time.After(time.Minute):
+		o.t.Fatalf("the registry has not answered %d requests in a minute", p.answers)
 	}
-	return release
+	time.Sleep(p.delay)
+	pushers.crashing()
+	under := o.ledger.busy()
+	end := func() {
+		o.store.kill(o.t, o.mount, func() { pushers.stop(); o.registry.Stop() })
+		if o.disk != nil || !p.stale {
+			tearDown(o.dir) // if it is still there
+		}
+	}
+	if o.disk != nil {
+		o.disk.losePower(end)
+	} else {
+		end()
+	}
+	o.crashed(o.disk != nil, "while clients pushed")
+	for _, kind := range under {
+		o.underWay[kind]++
+	}
+	o.acknowledged += o.ledger.acknowledged - acknowledged
+	o.removed += o.ledger.removed - removed
+}
+
+// crashRecovery starts a server, and crashes before it is done.
+func (o *ordeal) crashRecovery(c crash) {
+	o.t.Helper()
+	m := o.store.startMount(o.t, o.dir, "v1")
+	time.Sleep(time.Duration(c.at * float64(o.recovery)))
+	where := ""
+	end := func() {
+		where = o.store.killAll(o.t, m)
+		if o.disk != nil {
+			tearDown(o.dir)
+		}
+	}
+	power := c.power && o.disk != nil
+	if power {
+		o.disk.losePower(end)
+	} else {
+		end()
+	}
+	o.crashed(power, where)
+}
+
+// recover starts a server, and a registry. Nothing of what was half done is
+// left then.
+func (o *ordeal) recover() (losses []loss) {
+	o.t.Helper()
+	begun := time.Now()
+	o.mount = o.store.startMount(o.t, o.dir, "v1")
+	if !o.mount.up() {
+		return []loss{{unopened, "not mounted again: " + o.mount.Log()}}
+	}
+	o.recovery = time.Since(begun)
+	losses = o.store.leftovers(o.t)
+	o.serve()
+	return losses
+}
+
+// check looks for all that was acknowledged, and pulls the images of this
+// round, or all of them.
+func (o *ordeal) check(all bool) (losses []loss) {
+	o.t.Helper()
+	losses = o.store.damaged(o.t)
+	there, err := o.images()
+	if err != nil {
+		return append(losses, loss{unwhole, err.Error()})
+	}
+	losses = append(losses, o.ledger.settle(there)...)
+	losses = append(losses, o.pull(there, all)...)
+	if o.disk == nil {
+		losses = append(losses, o.checkBlobs()...)
+	}
+	if res := o.store.regfs(o.t, "export", "v1", "--verify", "-o", "/dev/null"); res.code != 0 {
+		losses = append(losses, loss{unwhole, "export: " + res.stderr})
+	}
+	return losses
+}
+
+// images asks regfs for all that is there.
+func (o *ordeal) images() (map[tagName]digest.Digest, error) {
+	o.t.Helper()
+	var list []struct {
+		Repository, Tag string
+		Digest          digest.Digest
+	}
+	res := o.store.regfs(o.t, "ls", "v1", "--json")
+	if err := json.Unmarshal([]byte(res.stdout), &list); err != nil {
+		return nil, fmt.Errorf("ls: exit code %d: %s", res.code, res.stderr)
+	}
+	there := map[tagName]digest.Digest{}
+	for _, i := range list {
+		if i.Tag != "" {
+			there[tagName{i.Repository, i.Tag}] = i.Digest
+		}
+	}
+	return there, nil
+}
+
+// pull compares what the registry serves with what was pushed.
+func (o *ordeal) pull(there map[tagName]digest.Digest, all bool) (losses []loss) {
+	o.t.Helper()
+	types := map[digest.Digest]string{}
+	for _, i := range o.release.Images {
+		types[i.Digest] = i.MediaType
+	}
+	pulled := o.release
+	pulled.Images = nil
+	for n, d := range there {
+		if all || o.ledger.touched[n] {
+			pulled.Images = append(pulled.Images, imagetest.Image{Repository: n.repo, Tag: n.tag, Digest: d, MediaType: types[d]})
+		}
+	}
+	if err := imagetest.Verify(o.t.Context(), o.registry.Client(), o.registry.URL(), pulled); err != nil {
+		losses = append(losses, loss{lostImage, err.Error()})
+	}
+	o.pulled += len(pulled.Images)
+	for n := range o.ledger.touched {
+		if _, is := there[n]; is {
+			continue
+		}
+		if _, status := o.registry.API(o.t).HeadManifest(n.repo, n.tag); status != http.StatusNotFound {
+			losses = append(losses, loss{strange, fmt.Sprintf("%s is not listed, but has status %d", n, status)})
+		}
+	}
+	return losses
+}
+
+// checkBlobs pulls the blobs that were acknowledged. A power loss may take those
+// that no acknowledged manifest needs; a server's death may not.
+func (o *ordeal) checkBlobs() (losses []loss) {
+	o.t.Helper()
+	api := o.registry.API(o.t)
+	for blob := range o.ledger.blobs {
+		want := digest.Digest(blob[1])
+		content, status := api.GetBlob(blob[0], want)
+		if status != http.StatusOK || digest.FromBytes(content) != want {
+			losses = append(losses, loss{lostBlob, fmt.Sprintf("%s in %s: status %d, %d bytes", want, blob[0], status, len(content))})
+		}
+		o.blobs++
+	}
+	return losses
+}
+
+// finish pulls all images of the store, and closes it.
+func (o *ordeal) finish() []loss {
+	o.t.Helper()
+	losses := o.check(true)
+	o.registry.Stop()
+	o.mount.stop(syscall.SIGTERM)
+	losses = append(losses, o.store.leftovers(o.t)...)
+	o.lost += len(losses)
+	return losses
+}
+
+// keep copies the store as the crash has left it, if somebody wants to see it.
+func (o *ordeal) keep() (path string) {
+	dir := os.Getenv("REGFS_EVIDENCE")
+	if dir == "" {
+		return ""
+	}
+	path = filepath.Join(dir, fmt.Sprintf("%s-%d-%d", filepath.Base(filepath.Dir(o.t.Name())), o.seed, o.number))
+	if out, err := exec.Command("cp", "-a", "--sparse=always", string(o.store), path).CombinedOutput(); err != nil {
+		o.t.Errorf("evidence: %v: %s", err, out)
+	}
+	return path
 }
 
 // kill ends the store's server at once, has the users of the mount ended, and
@@ -266,147 +386,52 @@ func (s store) kill(t *testing.T, m *mounted, endUsers func()) {
 	}
 	endUsers()
 	ok(t, m.cmd.Process.Signal(syscall.SIGCONT))
+	m.ends()
+}
+
+// killAll ends the server, and then the command, wherever they are. It says
+// where they were.
+func (s store) killAll(t *testing.T, m *mounted) (where string) {
+	t.Helper()
+	where = "before the store was open"
+	_ = m.cmd.Process.Signal(syscall.SIGSTOP) // it may have ended
+	if m.says("serving") || m.says("is mounted at") {
+		where = "after the recovery"
+	} else if len(s.servers()) > 0 {
+		where = "in the recovery"
+	}
+	for range 100 {
+		others := slices.DeleteFunc(s.processes(""), func(pid int) bool { return pid == m.cmd.Process.Pid })
+		if len(others) == 0 {
+			break
+		}
+		for _, pid := range others {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	_ = m.cmd.Process.Kill()
+	m.ends()
+	return where
+}
+
+// ends waits for the end of the command, however it comes.
+func (m *mounted) ends() {
+	m.t.Helper()
 	select {
 	case err := <-m.ended:
 		m.ended <- err
 	case <-time.After(mountTime):
-		t.Errorf("regfs mount has not noticed that the server is gone\n%s", m.Log())
+		m.t.Errorf("regfs mount has not noticed that the server is gone\n%s", m.Log())
 		_ = m.cmd.Process.Kill()
 	}
 	m.stopped = true
 }
 
-// Pushers push images to a registry, four at a time, and remember what it has
-// acknowledged.
-type pushers struct {
-	t       *testing.T
-	release imagetest.Release
-	client  *http.Client
-	cancel  context.CancelFunc
-	group   sync.WaitGroup
-
-	mu        sync.Mutex // guards what follows
-	crashed   bool       // errors are expected from now on
-	blobs     map[[2]string]bool
-	manifests map[[2]string]digest.Digest // repository, tag
-	images    []imagetest.Image
-}
-
-func startPushers(t *testing.T, r *registrytest.Registry, release imagetest.Release) *pushers {
-	ctx, cancel := context.WithCancel(context.Background())
-	p := &pushers{
-		t: t, release: release, cancel: cancel,
-		blobs: map[[2]string]bool{}, manifests: map[[2]string]digest.Digest{},
-	}
-	client := *r.Client()
-	client.Transport = &recorder{client.Transport, p}
-	queue := make(chan imagetest.Image, len(release.Images))
-	for _, image := range release.Images {
-		queue <- image
-	}
-	close(queue)
-	for range 4 {
-		p.group.Go(func() {
-			for image := range queue {
-				// Under the tag of this round, so that each round tags anew.
-				err := imagetest.Push(ctx, &client, r.URL(), release.Dir, image.Repository+":1.0.0", image.Repository, image.Tag)
-				if !p.done(image, err) {
-					return
-				}
-			}
-		})
-	}
-	t.Cleanup(p.stop)
-	return p
-}
-
-// done notes how a push ended; false if it is time to stop.
-func (p *pushers) done(image imagetest.Image, err error) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		p.images = append(p.images, image)
-		return true
-	}
-	if !p.crashed {
-		p.t.Errorf("before the crash: %v", err)
-	}
-	return false
-}
-
-func (p *pushers) awaitImages(n int) {
-	p.t.Helper()
-	if !within(30*time.Second, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.images) >= n || p.t.Failed() }) {
-		p.t.Fatalf("%d images were not pushed in 30 seconds", n)
-	}
-}
-
-func (p *pushers) crashing() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.crashed = true
-}
-
-func (p *pushers) stop() {
-	p.crashing()
-	p.cancel()
-	p.group.Wait()
-}
-
-// A recorder notes what is acknowledged, with the registry's answer in hand.
-type recorder struct {
-	next http.RoundTripper
-	p    *pushers
-}
-
-func (rec *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	next := rec.next
-	if next == nil {
-		next = http.DefaultTransport
-	}
-	resp, err := next.RoundTrip(req)
-	if err != nil || req.Method != http.MethodPut || resp.StatusCode != http.StatusCreated {
-		return resp, err
-	}
-	rec.p.mu.Lock()
-	defer rec.p.mu.Unlock()
-	path := strings.TrimPrefix(req.URL.Path, "/v2/")
-	if repo, ref, is := strings.Cut(path, "/manifests/"); is {
-		rec.p.manifests[[2]string{repo, ref}] = digest.Digest(resp.Header.Get("Docker-Content-Digest"))
-	} else if repo, _, is := strings.Cut(path, "/blobs/uploads/"); is {
-		rec.p.blobs[[2]string{repo, req.URL.Query().Get("digest")}] = true
-	}
-	return resp, nil
-}
-
-// check pulls all that was acknowledged and returns what is not as it was.
-func (p *pushers) check(r *registrytest.Registry) (losses []string) {
-	api := r.API(p.t)
-	for blob := range p.blobs {
-		want := digest.Digest(blob[1])
-		content, status := api.GetBlob(blob[0], want)
-		if status != http.StatusOK || digest.FromBytes(content) != want {
-			losses = append(losses, fmt.Sprintf("blob %s in %s: status %d, %d bytes, %s", want, blob[0], status, len(content), digest.FromBytes(content)))
-		}
-	}
-	for at, want := range p.manifests {
-		got, status := api.GetManifest(at[0], at[1])
-		if status != http.StatusOK || got.Digest != want || digest.FromBytes(got.Body) != want {
-			losses = append(losses, fmt.Sprintf("manifest %s:%s: status %d, %s, not %s", at[0], at[1], status, got.Digest, want))
-		}
-	}
-	pushed := p.release
-	pushed.Images = p.images
-	if err := imagetest.Verify(context.Background(), r.Client(), r.URL(), pushed); err != nil {
-		losses = append(losses, err.Error())
-	}
-	return losses
-}
-
-// tornBlobs returns the blobs of the store that are not what their names say.
-func tornBlobs(t *testing.T, s store) (torn []string) {
+// damaged returns the blobs of the store that are not what their names say.
+func (s store) damaged(t *testing.T) (losses []loss) {
 	t.Helper()
-	ok(t, filepath.WalkDir(filepath.Join(string(s), v2, "blobs"), func(name string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(string(s), v2, "blobs"), func(name string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}
@@ -418,24 +443,29 @@ func tornBlobs(t *testing.T, s store) (torn []string) {
 		sum := digest.SHA256.Digester()
 		n, err := io.Copy(sum.Hash(), f)
 		if hex := filepath.Base(filepath.Dir(name)); sum.Digest().Encoded() != hex {
-			torn = append(torn, fmt.Sprintf("blob %s of %d bytes is %s", hex, n, sum.Digest()))
+			losses = append(losses, loss{damaged, fmt.Sprintf("blob %s of %d bytes is %s", hex, n, sum.Digest())})
 		}
 		return err
-	}))
-	return torn
+	})
+	if !errors.Is(err, fs.ErrNotExist) { // the crash came before the first blob
+		ok(t, err)
+	}
+	return losses
 }
 
-func leftIn(t *testing.T, dir string) (names []string) {
+// leftovers returns the files in the store's tmp.
+func (s store) leftovers(t *testing.T) (losses []loss) {
 	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	err := filepath.WalkDir(filepath.Join(string(s), "tmp"), func(name string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			losses = append(losses, loss{leftover, "in the store's tmp: " + name})
+		}
+		return err
+	})
+	if !errors.Is(err, fs.ErrNotExist) {
+		ok(t, err)
 	}
-	ok(t, err)
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
+	return losses
 }
 
 // When the server dies, a registry that goes on must not go on in the bare
