@@ -208,7 +208,19 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("Parse(%q) has the digest %q", path, p.Digest)
 		}
 		checkTame(t, path)
+		checkParents(t, path)
 	})
+}
+
+// checkParents holds the way to a path against the grammar: whatever has a
+// meaning stands in directories that have one.
+func checkParents(t *testing.T, path string) {
+	for dir := path; dir != ""; {
+		dir = dir[:max(0, strings.LastIndex(dir, "/"))]
+		if k := Parse(dir).Kind; !k.IsDir() {
+			t.Fatalf("%q stands in %q, a %v", path, dir, k)
+		}
+	}
 }
 
 // checkTemp holds a Temp against the file that it is to become.

@@ -273,7 +273,20 @@ func FuzzParse(f *testing.F) {
 			}
 			seen[r.Digest] = true
 		}
+		checkStored(t, m)
 	})
+}
+
+// checkStored takes a manifest through the form in which the index keeps it.
+func checkStored(t *testing.T, m *Manifest) {
+	stored, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back := new(Manifest)
+	if err := json.Unmarshal(stored, back); err != nil || !reflect.DeepEqual(m, back) {
+		t.Fatalf("%+v comes back as %+v, %v", m, back, err)
+	}
 }
 
 // layers returns an image of n layers, as a build tool writes it.
