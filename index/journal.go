@@ -116,5 +116,5 @@ func journalKey(p Pair) []byte {
 
 func parsePair(key []byte) (Pair, bool) {
 	repo, d, ok := strings.Cut(string(key), "\x00")
-	return Pair{repo, digest.Digest(d)}, ok && digest.Digest(d).Validate() == nil
+	return Pair{repo, digest.Digest(d)}, ok && fs.ValidPath(repo) && digest.Digest(d).Validate() == nil
 }

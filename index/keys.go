@@ -51,6 +51,10 @@ const (
 // facts of an index of 10,000 children are under it because they are packed.
 const maxValue = 1 << 20
 
+// maxFacts bounds facts when they are not packed: what Badger holds could
+// unpack to a gigabyte. They are a manifest again, in other words.
+const maxFacts = 2 * manifest.MaxSize
+
 // maxRelease is well below a file name's limit: a release has a directory in
 // the store.
 const maxRelease = 128
@@ -114,14 +118,19 @@ func encodeRevision(rev *revision) []byte {
 	return value
 }
 
-func decodeAbsent(value []byte) []digest.Digest {
+func decodeAbsent(value []byte) ([]digest.Digest, error) {
 	var absent []digest.Digest
-	for d := range strings.SplitSeq(strings.TrimSuffix(string(value), ","), ",") {
-		if d != "" {
-			absent = append(absent, digest.Digest(d))
+	for text := range strings.SplitSeq(strings.TrimSuffix(string(value), ","), ",") {
+		if text == "" {
+			continue
 		}
+		d := digest.Digest(text)
+		if err := d.Validate(); err != nil {
+			return nil, fmt.Errorf("absent %.100q: %w", text, err)
+		}
+		absent = append(absent, d)
 	}
-	return absent
+	return absent, nil
 }
 
 func decodeTime(value []byte) (time.Time, []byte, error) {
@@ -150,6 +159,9 @@ func encodeFacts(m *manifest.Manifest) ([]byte, error) {
 	if err != nil || len(plain) < 64<<10 {
 		return plain, err
 	}
+	if len(plain) > maxFacts {
+		return nil, fmt.Errorf("%d bytes of references, more than the %d of the largest facts: %w", len(plain), maxFacts, syscall.EINVAL)
+	}
 	buf := bytes.NewBuffer([]byte{packed})
 	w, _ := flate.NewWriter(buf, flate.BestSpeed) // errs on a bad level only
 	if _, err := w.Write(plain); err != nil {
@@ -166,7 +178,10 @@ func encodeFacts(m *manifest.Manifest) ([]byte, error) {
 
 func decodeFacts(value []byte) (*manifest.Manifest, error) {
 	if len(value) > 0 && value[0] == packed {
-		plain, err := io.ReadAll(flate.NewReader(bytes.NewReader(value[1:])))
+		plain, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(value[1:])), maxFacts+1))
+		if err == nil && len(plain) > maxFacts {
+			err = fmt.Errorf("more than %d bytes", maxFacts)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("index: facts of a manifest: %w", err)
 		}

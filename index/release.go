@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"sync"
 	"time"
@@ -87,12 +88,17 @@ func (r *Release) load() error {
 	return r.broken
 }
 
-func (r *Release) read() error {
+// clear makes the release empty.
+func (r *Release) clear() {
 	r.repos = make(map[string]*repository)
 	r.steps = make(map[string]map[string]bool)
 	r.blobs = newBlobSet()
 	r.dirs = make(map[string]time.Time)
 	r.awaited = make(map[digest.Digest]bool)
+}
+
+func (r *Release) read() error {
+	r.clear()
 	prefix := releasePrefix(r.Name)
 	err := r.db.scan(prefix, func(key, value []byte) error {
 		if err := r.loadRecord(string(key[len(prefix):]), value); err != nil {
@@ -120,12 +126,10 @@ func (r *Release) loadRecord(key string, value []byte) error {
 	if len(fields) != want {
 		return fmt.Errorf("kind %q with %d fields", kind, len(fields))
 	}
-	last := digest.Digest(fields[len(fields)-1])
-	if kind != keyTag && kind != keyDir {
-		if err := last.Validate(); err != nil {
-			return err
-		}
+	if err := checkFields(kind, fields); err != nil {
+		return err
 	}
+	last := digest.Digest(fields[len(fields)-1])
 	switch kind {
 	case keyLayer:
 		m, t, err := decodeMark(value)
@@ -140,16 +144,34 @@ func (r *Release) loadRecord(key string, value []byte) error {
 	t, rest, err := decodeTime(value)
 	switch kind {
 	case keyRevision:
-		r.repository(fields[0]).revisions[last] = &revision{time: t, absent: decodeAbsent(rest)}
+		absent, absentErr := decodeAbsent(rest)
+		r.repository(fields[0]).revisions[last] = &revision{time: t, absent: absent}
+		return errors.Join(err, absentErr)
 	case keyTag:
 		tag := r.repository(fields[0]).tag(fields[1])
 		tag.current, tag.time = digest.Digest(rest), t
+		return errors.Join(err, tag.current.Validate())
 	case keyTagIndex:
 		r.repository(fields[0]).tag(fields[1]).history[last] = t
 	case keyDir:
 		r.dirs[fields[0]] = t
 	}
 	return err
+}
+
+// checkFields holds a record's names against what they become: parts of paths.
+// Whatever wrote the record, none leads out of its directory.
+func checkFields(kind byte, fields []string) error {
+	if !fs.ValidPath(fields[0]) && kind != keyBlob {
+		return fmt.Errorf("bad name %.300q", fields[0])
+	}
+	if tagged := kind == keyTag || kind == keyTagIndex; tagged && (!fs.ValidPath(fields[1]) || strings.Contains(fields[1], "/")) {
+		return fmt.Errorf("bad tag %.300q", fields[1])
+	}
+	if kind == keyTag || kind == keyDir {
+		return nil
+	}
+	return digest.Digest(fields[len(fields)-1]).Validate()
 }
 
 // repository returns the repository of that name, made if need be.
