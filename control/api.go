@@ -13,7 +13,10 @@ package control
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -55,6 +58,27 @@ type MountRequest struct {
 	AllowOther    bool       `json:"allow_other"`
 	NoPassthrough bool       `json:"no_passthrough"`
 	Detach        bool       `json:"detach"` // the mount outlives the connection
+}
+
+// check holds a request against what a command sends. Paths are made of what
+// it says, by a process that may be root's.
+func (req MountRequest) check() error {
+	if err := index.ValidRelease(req.Release); err != nil {
+		return err
+	}
+	if at := req.Mountpoint; !filepath.IsAbs(at) || filepath.Clean(at) != at || strings.ContainsRune(at, 0) {
+		return fmt.Errorf("mount %s: the mount point %.300q is no absolute and clean path: %w", req.Release, at, ErrUsage)
+	}
+	switch req.Backend {
+	case "", BackendAuto, BackendFuse, BackendOverlay:
+	default:
+		return fmt.Errorf("mount %s: backend %.100q: use auto, fuse or overlay: %w", req.Release, req.Backend, ErrUsage)
+	}
+	switch req.Reuse {
+	case tree.ReuseStore, tree.ReuseRepository, tree.ReuseNone:
+		return nil
+	}
+	return fmt.Errorf("mount %s: reuse %.100q: use store, repository or none: %w", req.Release, req.Reuse, ErrUsage)
 }
 
 // Mount is one release that is mounted.

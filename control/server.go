@@ -246,5 +246,5 @@ func (s *Server) checkMount(req MountRequest) error {
 		return fmt.Errorf("mount %s: the server (process %d) runs in another mount namespace, where you would not see the mount; "+
 			"stop it, or start \"regfs serve\" here: %w", req.Mountpoint, s.pid, ErrUsage)
 	}
-	return nil
+	return req.check()
 }

@@ -172,6 +172,9 @@ func (db *DB) release(name string) (Info, error) {
 // Open returns the release of that name. All who have it open share one
 // Release; each closes it once.
 func (db *DB) Open(name string) (*Release, error) {
+	if err := ValidRelease(name); err != nil {
+		return nil, err
+	}
 	// What was changed before the last Close must be on the disk to be read. If
 	// it cannot be written, its caller has been told.
 	_ = db.writer.sync()
