@@ -374,7 +374,7 @@ func TestLeaving(t *testing.T) {
 	s.mu.Lock()
 	s.leave()
 	s.mu.Unlock()
-	_, _, err = c.Mount(ctx, MountRequest{Release: "v1", Mountpoint: t.TempDir()})
+	_, _, err = c.Mount(ctx, MountRequest{Release: "v1", Mountpoint: t.TempDir(), Reuse: tree.ReuseStore})
 	wantError(t, err, ErrLeaving)
 	ok(t, st.Close())
 }

@@ -96,8 +96,30 @@ func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts, absent
 		r.count(p, rev, r.db.reach(d, absent))
 		rs = append(rs, put(key(r.Name, keyRevision, repo, d.String()), encodeRevision(rev)))
 		rs = append(rs, r.show(repo, rev)...)
+		rs = append(rs, r.learn(facts)...)
 		return append(rs, r.arrive(d, absent)...)
 	})
+}
+
+// learn counts anew the revisions below which a manifest was unknown, as they
+// would be counted when the release is opened the next time.
+func (r *Release) learn(facts Facts) records {
+	var rs records
+	for d := range facts {
+		if !r.awaited[d] {
+			continue
+		}
+		for name, p := range r.repos {
+			for top, rev := range p.revisions {
+				if slices.Contains(rev.reach.unknown, d) {
+					r.uncount(p, rev)
+					r.count(p, rev, r.db.reach(top, rev.absent))
+					rs = append(rs, r.show(name, rev)...)
+				}
+			}
+		}
+	}
+	return rs
 }
 
 // show brings back the layer links that were hidden before a manifest that

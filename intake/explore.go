@@ -79,6 +79,9 @@ var errNoManifest = errors.New("not a manifest")
 // manifest returns what is known of a manifest, or else reads it.
 func (in Intake) manifest(d digest.Digest) (*manifest.Manifest, error) {
 	if m, err := in.Index.Manifest(d); err == nil {
+		if m.MediaType == "" {
+			return nil, invalid("%w: %s", errNoManifest, d)
+		}
 		return m, nil
 	}
 	f, err := in.Blobs.Open(d)

@@ -19,6 +19,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/layout"
+	"github.com/regfs/regfs/manifest"
 )
 
 // FuzzClosure plays a registry that pushes blobs and manifests of any shape, in
@@ -238,6 +239,7 @@ func (p *program) link(d digest.Digest) {
 		}
 		return
 	}
+	p.checkManifest(d)
 	needs := p.in.Release.Needs(repo, d)
 	if len(needs) == 0 || needs[0].Digest != d {
 		p.tb.Fatalf("%s needs %v", d, needs)
@@ -250,6 +252,18 @@ func (p *program) link(d digest.Digest) {
 		seen[need.Digest] = true
 		if state := p.in.Release.Blob(need.Digest).State; !need.Absent && state != index.Needed {
 			p.tb.Fatalf("%s needs %s, whose state is %d", d, need.Digest, state)
+		}
+	}
+}
+
+// checkManifest: what is linked as a manifest is one, if it is there.
+func (p *program) checkManifest(d digest.Digest) {
+	for _, t := range p.things {
+		if t.digest != d || !t.stored {
+			continue
+		}
+		if _, err := manifest.Parse(t.content); err != nil {
+			p.tb.Fatalf("%s was linked, and %v", d, err)
 		}
 	}
 }
