@@ -13,15 +13,22 @@
 // Not promised: an inventory is no snapshot. What is pushed while it is taken
 // may be in it or not, but an image that is in it is whole. What an image can do
 // without (a foreign layer, an index's child) is in it if it was there when the
-// image was pushed. And without [Options.Verify] rot in a blob goes unnoticed,
+// image was pushed. And without Verify rot in a blob goes unnoticed,
 // unless its size tells.
 package export
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
+	"os"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/archive"
+	"github.com/regfs/regfs/cas"
 )
 
 // An Inventory lists all files of a release's tar. Its JSON form is what two
@@ -29,7 +36,8 @@ import (
 type Inventory struct {
 	Release string `json:"release"`
 
-	// Files are sorted by path, so the blobs come before the repositories.
+	// Files are in the order in which they are to be written: blobs first, tags
+	// last, see order.go.
 	Files []File `json:"files"`
 
 	// Images are the names of all images, sorted: library/nginx:1.24, or
@@ -83,6 +91,72 @@ func (inv *Inventory) imagesOf(f File) []string {
 		}
 	}
 	return images
+}
+
+// Archive returns the inventory's files as they are written.
+func (inv *Inventory) Archive() archive.Archive { return members(inv.Files) }
+
+func members(files []File) archive.Archive {
+	all := make(archive.Archive, len(files))
+	for i, f := range files {
+		all[i] = archive.Member{Path: f.Path, Size: f.Size, Blob: f.Blob, Text: f.Link.String()}
+	}
+	return all
+}
+
+// Size returns the size in bytes of the tar that WriteTar writes.
+func (inv *Inventory) Size() int64 { return inv.Archive().Size() }
+
+// Shared returns how many bytes of the tar will take no space in a new file.
+func (inv *Inventory) Shared(file *os.File, blobs archive.Opener) int64 {
+	return inv.Archive().Shared(file, blobs)
+}
+
+// WriteTar writes the release's tar, see [archive.Archive.WriteTar].
+//
+// An inventory with an Err is refused with it, before anything is written. A
+// blob that has gone since is a [*MissingError], one with another size a
+// [*DamagedError]; with Verify, one with another content is a
+// [*cas.CorruptError].
+func (inv *Inventory) WriteTar(ctx context.Context, w io.Writer, blobs archive.Opener, o archive.Options) error {
+	if err := inv.Err(); err != nil {
+		return err
+	}
+	return inv.Blame(inv.Archive().WriteTar(ctx, w, blobs, o))
+}
+
+// Blame says what an error of an archive means for the release: which images
+// need the blob.
+func (inv *Inventory) Blame(err error) error {
+	var at *archive.BlobError
+	if !errors.As(err, &at) {
+		if err != nil {
+			err = fmt.Errorf("export %s: %w", inv.Release, err)
+		}
+		return err
+	}
+	images := inv.needers(at.Member.Blob)
+	var corrupt *cas.CorruptError
+	var wrong *archive.SizeError
+	switch {
+	case errors.Is(err, archive.ErrGone):
+		return &MissingError{inv.Release, []Missing{{at.Member.Blob, images}}}
+	case errors.As(err, &wrong):
+		return &DamagedError{inv.Release, []Damage{{at.Member.Blob, "damaged: " + wrong.Error(), images}}}
+	case errors.As(err, &corrupt):
+		return fmt.Errorf("export %s: blob %s, needed by %s: %w", inv.Release, at.Member.Blob, enumerate(images), corrupt)
+	}
+	return fmt.Errorf("export %s: blob %s: %w", inv.Release, at.Member.Blob, at.Err)
+}
+
+// needers names the images that need a blob.
+func (inv *Inventory) needers(d digest.Digest) []string {
+	for _, f := range inv.Files {
+		if f.Blob == d {
+			return inv.imagesOf(f)
+		}
+	}
+	return nil
 }
 
 // cause strips what an os error says of operation and path: the errors here

@@ -222,7 +222,7 @@ func (t *taking) inventory() *Inventory {
 		Notes:   t.notes.sorted(),
 	}
 	inv.Files = append(t.blobFiles(inv.Images), t.linkFiles()...)
-	slices.SortFunc(inv.Files, func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+	putInOrder(inv.Files)
 	for d, images := range t.missing {
 		inv.Missing = append(inv.Missing, Missing{d, images.sorted()})
 	}

@@ -1,7 +1,6 @@
 package export
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -15,9 +14,13 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/regfs/regfs/archive"
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/layout"
 )
+
+// largeBlob is so large that its content is aligned in the tar.
+const largeBlob = 128 << 10
 
 // fill pushes a release with something of everything, the images in the given
 // order.
@@ -74,79 +77,13 @@ func TestUnpackedByGNUTar(t *testing.T) {
 	}
 }
 
-func TestDirectoriesComeFirstAndOnce(t *testing.T) {
-	f := setup(t)
-	f.fill(0, 1, 2, 3, 4, 5)
-	seen := map[string]bool{"": true}
-	for header := range f.take().entries() {
-		name := strings.TrimSuffix(header.Name, "/")
-		parent := name[:max(0, strings.LastIndexByte(name, '/'))]
-		if seen[name] || !seen[parent] {
-			t.Errorf("%s: seen before: %v, its directory: %v", header.Name, seen[name], seen[parent])
-		}
-		seen[name] = true
-	}
-}
-
-func TestSizeBeyondUSTAR(t *testing.T) {
-	inv := &Inventory{Files: []File{{Path: "blob", Size: 9 << 30, Blob: digest.FromString("")}}}
-	// PAX: a header for the records, the size and the comment, the header.
-	if got, want := inv.Size(), int64(8*512+9<<30+1024); got != want {
-		t.Errorf("size %d, want %d", got, want)
-	}
-}
-
-// fixed describes files as in a release: the paths decide which headers are
-// long, the sizes which contents are aligned.
-func fixed(sizes ...int64) *Inventory {
-	inv := new(Inventory)
-	for i, size := range sizes {
-		d := digest.FromString(fmt.Sprint(i))
-		if i%2 == 1 {
-			d = digest.SHA512.FromString(fmt.Sprint(i)) // whose path is too long for USTAR
-		}
-		inv.Files = append(inv.Files, File{Path: layout.BlobDataPath(d), Size: size, Blob: d})
-	}
-	return inv
-}
-
-func TestLargeContentIsAligned(t *testing.T) {
-	for header := range fixed(alignFrom, alignFrom, alignFrom+1, 9<<30, 9<<30).entries() {
-		if header.Typeflag == tar.TypeDir {
-			continue
-		}
-		plain, err := encodeHeader(header)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for at := int64(0); at < 3*alignment; at += blockSize {
-			data, err := encodeAt(header, at)
-			if err != nil || (at+int64(len(data)))%alignment != 0 || len(data)-len(plain) > alignment+blockSize {
-				t.Errorf("%d bytes at %d: header of %d bytes, unaligned of %d, %v", header.Size, at, len(data), len(plain), err)
-			}
-			got, err := tar.NewReader(bytes.NewReader(data)).Next()
-			if err != nil || got.Name != header.Name || got.Size != header.Size {
-				t.Errorf("%d bytes at %d: read back as %+v, %v", header.Size, at, got, err)
-			}
-		}
-	}
-}
-
-func TestSmallContentIsNot(t *testing.T) {
-	inv := fixed(alignFrom - 1)
-	headers := int64(len(newDirs("", inv.Files[0].Path))+1) * blockSize
-	if got, want := inv.Size(), headers+alignFrom+trailerSize; got != want {
-		t.Errorf("size %d, want %d", got, want)
-	}
-}
-
 // TestBytes holds the bytes: a change of them breaks the promise that a
 // release has the same tar, now and by a later version.
 func TestBytes(t *testing.T) {
 	f := setup(t)
 	f.fill(0, 1, 2, 3, 4, 5)
-	f.push("large", "1", image(f.put("config 5"), f.put(strings.Repeat("y", alignFrom)), f.putAs(digest.SHA512, strings.Repeat("z", 1<<20+1))))
-	const want = "sha256:128cf30a16e90de0f704af127a4f325bf29c71d93b91d58017a0fd05c97da8ff"
+	f.push("large", "1", image(f.put("config 5"), f.put(strings.Repeat("y", largeBlob)), f.putAs(digest.SHA512, strings.Repeat("z", 1<<20+1))))
+	const want = "sha256:8635682d303a724831dbc40de14436b9bde1c5489e4bf009c4b918cb86e66893"
 	if got := digest.FromBytes(f.tar()); got != want {
 		t.Errorf("the tar is %s, want %s", got, want)
 	}
@@ -155,7 +92,7 @@ func TestBytes(t *testing.T) {
 func TestUnpackedByOthers(t *testing.T) {
 	f := setup(t)
 	f.fill(0, 1, 2, 3, 4, 5)
-	f.push("large", "1", image(f.put("config 5"), f.put(strings.Repeat("y", alignFrom))))
+	f.push("large", "1", image(f.put("config 5"), f.put(strings.Repeat("y", largeBlob))))
 	tar := f.tar()
 	want := onlyFiles(f.dump(tar))
 	for _, command := range [][]string{
@@ -186,8 +123,8 @@ func TestVerifyFindsFlippedByte(t *testing.T) {
 	f.push("app", "1", image(f.put("config"), layer))
 	f.overwrite(layer.Digest, "lqyer")
 	inv := f.take()
-	f.must(inv.WriteTar(t.Context(), io.Discard, f.blobs, Options{}))
-	err := inv.WriteTar(t.Context(), io.Discard, f.blobs, Options{Verify: true})
+	f.must(inv.WriteTar(t.Context(), io.Discard, f.blobs, archive.Options{}))
+	err := inv.WriteTar(t.Context(), io.Discard, f.blobs, archive.Options{Verify: true})
 	var corrupt *cas.CorruptError
 	if !errors.As(err, &corrupt) || corrupt.Want != layer.Digest || corrupt.Got != digest.FromString("lqyer") {
 		t.Fatalf("WriteTar: %v", err)
@@ -204,11 +141,11 @@ func TestBlobChangesAfterTheInventory(t *testing.T) {
 	inv := f.take()
 	for _, content := range []string{"lay", "layers"} {
 		f.overwrite(layer.Digest, content)
-		err := inv.WriteTar(t.Context(), io.Discard, f.blobs, Options{})
+		err := inv.WriteTar(t.Context(), io.Discard, f.blobs, archive.Options{})
 		f.damaged(err, layer.Digest, "app:1", fmt.Sprintf("%d bytes", len(content)), "5 by")
 	}
 	f.remove(layer.Digest)
-	err := inv.WriteTar(t.Context(), io.Discard, f.blobs, Options{})
+	err := inv.WriteTar(t.Context(), io.Discard, f.blobs, archive.Options{})
 	var missing *MissingError
 	if !errors.As(err, &missing) || !strings.Contains(err.Error(), "app:1") {
 		t.Errorf("WriteTar: %v", err)
@@ -219,7 +156,7 @@ func TestIncompleteIsRefused(t *testing.T) {
 	f := setup(t)
 	f.push("app", "1", image(lost("config")))
 	var out bytes.Buffer
-	err := f.take().WriteTar(t.Context(), &out, f.blobs, Options{})
+	err := f.take().WriteTar(t.Context(), &out, f.blobs, archive.Options{})
 	var missing *MissingError
 	if !errors.As(err, &missing) || out.Len() > 0 {
 		t.Errorf("WriteTar: %v, %d bytes", err, out.Len())
@@ -246,11 +183,11 @@ func TestCancelledWithinABlob(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("stopped by the test")
 	out := &trap{left: 2 << 20, then: func() error { cancel(stop); return nil }}
-	err := f.take().WriteTar(ctx, out, f.blobs, Options{})
+	err := f.take().WriteTar(ctx, out, f.blobs, archive.Options{})
 	if !errors.Is(err, stop) || out.left < -2<<20 {
 		t.Errorf("WriteTar: %v, after %d bytes more", err, -out.left)
 	}
-	err = f.take().WriteTar(ctx, io.Discard, f.blobs, Options{})
+	err = f.take().WriteTar(ctx, io.Discard, f.blobs, archive.Options{})
 	if !errors.Is(err, stop) {
 		t.Errorf("WriteTar: %v", err)
 	}
@@ -263,7 +200,7 @@ func TestOutputFails(t *testing.T) {
 	for _, left := range []int{1, 2 << 20, size - 100} {
 		full := &os.PathError{Op: "write", Path: "out.tar", Err: errors.New("no space left on device")}
 		out := &trap{left: left, then: func() error { return full }}
-		err := f.take().WriteTar(t.Context(), out, f.blobs, Options{})
+		err := f.take().WriteTar(t.Context(), out, f.blobs, archive.Options{})
 		if err == nil || !strings.HasPrefix(err.Error(), "export v1: ") || !strings.HasSuffix(err.Error(), ": no space left on device") {
 			t.Errorf("after %d bytes: %v", left, err)
 		}

@@ -5,17 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
-	"syscall"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"github.com/regfs/regfs/archive"
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/control"
 	"github.com/regfs/regfs/export"
@@ -24,42 +21,72 @@ import (
 type exportFlags struct {
 	output                string
 	force, verify, dryRun bool
+	bases, worksOnAny     []string
+	baseInventory         string
 }
 
 func (c *command) exportCmd() *cobra.Command {
 	var flags exportFlags
 	cmd := &cobra.Command{
 		Use:   "export RELEASE -o FILE",
-		Short: "Write a release as a tar of a registry's storage directory",
+		Short: "Write a release, or what a customer lacks of it, as a tar of a registry's storage directory",
 		Long: `Export writes exactly what the manifests of a release need, as a tar that
 unpacks to a stock registry's storage directory. It works while the release is
 mounted and the registry runs. The same release always gives the same bytes.
+
+With --base, --base-inventory or --works-on-any the tar is a patch: it has only
+what the customer lacks, and unpacks over his storage directory, under a running
+registry. Blobs come first and each tag last, so that what breaks off half-way
+leaves no tag to an image that is not there. The patch lists what it requires;
+the script in it, and "regfs verify --against DIR", refuse a wrong base before
+anything is written. A patch only adds: tags that are no longer in the release
+stay, and are listed in regfs/RELEASE/removed-tags.
 
 A blob that the release needs and the store has not is an error, and no tar is
 left. Layers that may not be distributed, and platforms that were left out of an
 index, are noted when they are absent.`,
 		Example: `  regfs export v1.1 -o v1.1.tar
-  regfs export v1.1 -o - | zstd > v1.1.tar.zst
-  tar -xf v1.1.tar -C /var/lib/registry      # on the customer's side`,
+  regfs export v1.1 --base v1.0 -o v1.1-over-v1.0.tar
+  tar -xf v1.1.tar -C /var/lib/registry      # on the customer's side
+  tar -xOf v1.1-over-v1.0.tar regfs/v1.1/apply.sh | sh -s v1.1-over-v1.0.tar /var/lib/registry`,
 		Args: exactly("RELEASE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if flags.output == "" && !flags.dryRun {
-				return usage(cmd, errors.New("export: --output is missing; \"-\" is standard output"))
+			if err := flags.check(cmd); err != nil {
+				return err
 			}
 			return c.export(cmd.Context(), args[0], flags)
 		},
 	}
-	cmd.Flags().StringVarP(&flags.output, "output", "o", "", "the file to write, or - for standard output")
-	cmd.Flags().BoolVarP(&flags.force, "force", "f", false, "overwrite the file if it exists")
-	cmd.Flags().BoolVar(&flags.verify, "verify", false, "check the digest of each blob while it is read")
-	cmd.Flags().BoolVarP(&flags.dryRun, "dry-run", "n", false, "say what would be written, and write nothing")
+	f := cmd.Flags()
+	f.StringVarP(&flags.output, "output", "o", "", "the file to write, or - for standard output")
+	f.BoolVarP(&flags.force, "force", "f", false, "overwrite the file if it exists")
+	f.BoolVar(&flags.verify, "verify", false, "check the digest of each blob while it is read")
+	f.BoolVarP(&flags.dryRun, "dry-run", "n", false, "say what would be written, and write nothing")
+	f.StringArrayVar(&flags.bases, "base", nil, "a patch for who has this release; repeat it for who has several")
+	f.StringVar(&flags.baseInventory, "base-inventory", "", "a patch for who has the blobs listed in this file, or - for standard input")
+	f.StringSliceVar(&flags.worksOnAny, "works-on-any", nil, "a patch for who has any one of these releases")
 	return cmd
 }
 
-func (c *command) export(ctx context.Context, release string, flags exportFlags) error {
-	if err := checkOutput(flags); err != nil {
-		return err
+// check finds what does not go together.
+func (f exportFlags) check(cmd *cobra.Command) error {
+	var err error
+	switch {
+	case f.output == "" && !f.dryRun:
+		err = errors.New("export: --output is missing; \"-\" is standard output")
+	case len(f.worksOnAny) > 0 && len(f.bases) > 0:
+		err = errors.New("export: --base is for who has all of the releases, --works-on-any for who has one of them")
+	default:
+		return checkOutput(f)
 	}
+	return usage(cmd, err)
+}
+
+func (f exportFlags) isPatch() bool {
+	return len(f.bases) > 0 || len(f.worksOnAny) > 0 || f.baseInventory != ""
+}
+
+func (c *command) export(ctx context.Context, release string, flags exportFlags) error {
 	inv, err := c.inventory(ctx, release)
 	if err != nil {
 		return err
@@ -70,30 +97,123 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	if err := inv.Err(); err != nil {
 		return err
 	}
-	size := inv.Size()
-	if flags.dryRun {
-		_, err := fmt.Printf("%s: %s, %s\n", release, contents(inv), humanize.Bytes(uint64(size)))
+	p, err := c.parcel(ctx, inv, flags)
+	if err != nil {
 		return err
 	}
+	size := p.files.Size()
+	if flags.dryRun {
+		_, err := fmt.Printf("%s: %s, %s\n", p.name, p.contents(), humanize.Bytes(uint64(size)))
+		return err
+	}
+	return c.write(ctx, p, size, flags)
+}
+
+// A parcel is what an export writes.
+type parcel struct {
+	name  string
+	inv   *export.Inventory // whose images need the blobs
+	files archive.Archive
+}
+
+func (p *parcel) contents() string {
+	blobs := 0
+	for _, f := range p.inv.Files {
+		if f.Blob != "" {
+			blobs++
+		}
+	}
+	return fmt.Sprintf("%d blobs and %d links", blobs, len(p.inv.Files)-blobs)
+}
+
+// parcel decides what goes into the export.
+func (c *command) parcel(ctx context.Context, inv *export.Inventory, flags exportFlags) (*parcel, error) {
+	if !flags.isPatch() {
+		return &parcel{inv.Release, inv, inv.Archive()}, nil
+	}
+	base, name, err := c.base(ctx, inv, flags)
+	if err != nil {
+		return nil, err
+	}
+	patch := inv.Over(base)
+	if gone := patch.Removed(); len(gone) > 0 {
+		fmt.Fprintf(os.Stderr, "note: a patch only adds: %s of the base stay, which %s has not; they are listed in regfs/%s/removed-tags\n",
+			count(len(gone), "tag"), inv.Release, inv.Release)
+	}
+	files, err := patch.Archive()
+	return &parcel{inv.Release + " over " + name, &patch.Inventory, files}, err
+}
+
+// base reads what the customer has.
+func (c *command) base(ctx context.Context, inv *export.Inventory, flags exportFlags) (base *export.Base, name string, err error) {
+	var all []*export.Inventory
+	names := append(flags.bases, flags.worksOnAny...)
+	for _, release := range names {
+		had, err := c.inventory(ctx, release)
+		if err == nil {
+			err = had.Err() // who has the release has not got it from here
+		}
+		if err != nil {
+			return nil, "", fmt.Errorf("base %s: %w", release, err)
+		}
+		all = append(all, had)
+	}
+	name = strings.Join(names, " and ")
+	if len(flags.worksOnAny) > 0 {
+		base, name = export.BaseOfAny(all...), "any of "+strings.Join(names, ", ")
+	} else {
+		base = export.BaseOfAll(all...)
+	}
+	if flags.baseInventory == "" {
+		return base, name, nil
+	}
+	f, err := openInput(flags.baseInventory)
+	if err != nil {
+		return nil, "", fmt.Errorf("base inventory: %w", err)
+	}
+	defer f.Close()
+	damaged, err := base.AddDigests(inv, flags.baseInventory, f)
+	for _, d := range damaged {
+		fmt.Fprintf(os.Stderr, "note: blob %s is damaged at the customer's, and sent again\n", d)
+	}
+	return base, strings.TrimPrefix(name+" and "+flags.baseInventory, " and "), err
+}
+
+// openInput opens a file to read, or standard input.
+func openInput(name string) (io.ReadCloser, error) {
+	if name == "-" {
+		return io.NopCloser(os.Stdin), nil
+	}
+	return os.Open(name)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func (c *command) write(ctx context.Context, p *parcel, size int64, flags exportFlags) error {
 	blobs, err := cas.Open(c.dir)
 	if err != nil {
 		return err
 	}
 	defer blobs.Close()
 	begun := time.Now()
-	fits := func(f *os.File) error { return checkSpace(f, size-inv.Shared(f, blobs)) }
+	fits := func(f *os.File) error { return checkSpace(f, size-p.files.Shared(f, blobs)) }
 	err = writeOutput(flags.output, fits, func(w io.Writer) error {
-		bar := newProgress(size, release)
+		bar := newProgress(size, p.inv.Release)
 		defer bar.Close()
-		return inv.WriteTar(ctx, w, blobs, export.Options{
+		return p.inv.Blame(p.files.WriteTar(ctx, w, blobs, archive.Options{
 			Verify:   flags.verify,
 			Progress: func(n int64) { bar.Add64(n) },
-		})
+		}))
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", flags.output, contents(inv), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
+	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", flags.output, p.contents(), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 
@@ -103,106 +223,4 @@ func (c *command) inventory(ctx context.Context, release string) (inv *export.In
 		return err
 	})
 	return inv, err
-}
-
-func contents(inv *export.Inventory) string {
-	blobs := 0
-	for _, f := range inv.Files {
-		if f.Blob != "" {
-			blobs++
-		}
-	}
-	return fmt.Sprintf("%d blobs and %d links", blobs, len(inv.Files)-blobs)
-}
-
-// checkOutput finds out before any work what stands in the way of the output.
-func checkOutput(flags exportFlags) error {
-	if flags.dryRun {
-		return nil
-	}
-	if flags.output == "-" {
-		if term.IsTerminal(int(os.Stdout.Fd())) {
-			return fmt.Errorf("export: standard output is a terminal; name a file with -o, or redirect: %w", errUsage{})
-		}
-		return nil
-	}
-	info, err := os.Stat(flags.output)
-	if err == nil && info.Mode().IsRegular() && !flags.force {
-		return fmt.Errorf("export: %s exists; use --force to overwrite it: %w", flags.output, fs.ErrExist)
-	}
-	if err == nil && info.IsDir() {
-		return fmt.Errorf("export: %s is a directory; name a file in it: %w", flags.output, errUsage{})
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("export: %w", err)
-	}
-	return nil
-}
-
-// writeOutput lets write fill the output. A file appears under its name when
-// it is whole and on the disk; if anything goes wrong, or it does not fit,
-// nothing is left of it.
-func writeOutput(name string, fits func(*os.File) error, write func(io.Writer) error) error {
-	if name == "-" {
-		return write(os.Stdout)
-	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return writeDevice(name, write)
-	}
-	if target, err := filepath.EvalSymlinks(name); err == nil {
-		name = target // a link to the file stays one
-	}
-	if _, err := os.Stat(filepath.Dir(name)); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // which is its name no more if all went well
-	if err = fits(f); err == nil {
-		err = write(f)
-	}
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
-}
-
-// writeDevice writes to what is no file: a pipe, /dev/null.
-func writeDevice(name string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(f), f.Close())
-}
-
-// checkSpace says before anything is written that a file will not have room.
-func checkSpace(f *os.File, size int64) error {
-	dir := filepath.Dir(f.Name())
-	var st syscall.Statfs_t
-	if err := syscall.Fstatfs(int(f.Fd()), &st); err != nil {
-		return &fs.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	if free := int64(st.Bavail) * st.Bsize; free < size {
-		return fmt.Errorf("export: %s needed in %s, %s free: %w", humanize.Bytes(uint64(size)), dir, humanize.Bytes(uint64(free)), syscall.ENOSPC)
-	}
-	return nil
-}
-
-// newProgress shows progress where somebody is there to see it.
-func newProgress(size int64, what string) *progressbar.ProgressBar {
-	return progressbar.NewOptions64(size,
-		progressbar.OptionSetDescription(what),
-		progressbar.OptionSetWriter(os.Stderr),
-		progressbar.OptionSetVisibility(term.IsTerminal(int(os.Stderr.Fd()))),
-		progressbar.OptionShowBytes(true),
-		progressbar.OptionSetPredictTime(true),
-		progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish(),
-	)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/store"
+	"github.com/regfs/regfs/verify"
 )
 
 // The exit codes: docs/operations.md.
@@ -48,6 +49,7 @@ func exitCode(ctx context.Context, err error) int {
 	var corrupt *cas.CorruptError
 	var missing *export.MissingError
 	var damaged *export.DamagedError
+	var verified *verify.DamageError
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -55,7 +57,8 @@ func exitCode(ctx context.Context, err error) int {
 		return exit.ExitCode()
 	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName):
 		return exitUsage
-	case errors.Is(err, control.ErrRefused), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged):
+	case errors.Is(err, control.ErrRefused), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
+		errors.As(err, &verified):
 		return exitDamage
 	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):
 		return exitNoStore

@@ -1,9 +1,10 @@
-package export
+package archive
 
 import (
 	"archive/tar"
 	"bytes"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,16 +27,16 @@ const (
 	alignFrom = 128 << 10
 )
 
-// modTime is the same for all, since two exports must have the same bytes. Not
+// ModTime is that of all members. It is fixed, since two exports must have the same bytes. Not
 // the epoch: GNU tar warns that it is implausibly old. 1980 is the first year
 // that FAT and zip can hold, in which a package may be carried on.
-var modTime = time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)
+var ModTime = time.Date(1980, time.January, 1, 0, 0, 0, 0, time.UTC)
 
 // Size returns the size in bytes of the tar that WriteTar writes. It opens no
 // file, but encodes each header: call it once.
-func (inv *Inventory) Size() int64 {
+func (a Archive) Size() int64 {
 	at := int64(0)
-	for header := range inv.entries() {
+	for header := range a.entries() {
 		// A header that cannot be written is for WriteTar to report.
 		data, _ := encodeAt(header, at)
 		at += int64(len(data)) + padded(header.Size)
@@ -86,36 +87,33 @@ func encodeHeader(header *tar.Header) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// entries yields the tar's entries in order: files, and before the first file
-// in a directory that directory, with a nil File.
-func (inv *Inventory) entries() iter.Seq2[*tar.Header, *File] {
-	return func(yield func(*tar.Header, *File) bool) {
-		previous := ""
-		for i := range inv.Files {
-			file := &inv.Files[i]
-			for _, dir := range newDirs(previous, file.Path) {
+// entries yields the tar's entries in order: members, and before the first one
+// in a directory that directory, with a nil Member.
+func (a Archive) entries() iter.Seq2[*tar.Header, *Member] {
+	return func(yield func(*tar.Header, *Member) bool) {
+		made := make(map[string]bool)
+		for i := range a {
+			for _, dir := range newDirs(made, a[i].Path) {
 				if !yield(dirHeader(dir), nil) {
 					return
 				}
 			}
-			if !yield(fileHeader(file), file) {
+			if !yield(fileHeader(&a[i]), &a[i]) {
 				return
 			}
-			previous = file.Path
 		}
 	}
 }
 
 // newDirs returns the directories above a path, with a slash at the end, that
-// are not above the previous one. As the paths are sorted, nothing before that
-// one has them either.
-func newDirs(previous, path string) []string {
+// are not made yet, and takes them for made.
+func newDirs(made map[string]bool, path string) []string {
 	var dirs []string
-	for i := range len(path) {
-		if dir := path[:i+1]; path[i] == '/' && !strings.HasPrefix(previous, dir) {
-			dirs = append(dirs, dir)
-		}
+	for i := strings.LastIndexByte(path, '/'); i > 0 && !made[path[:i+1]]; i = strings.LastIndexByte(path[:i], '/') {
+		made[path[:i+1]] = true
+		dirs = append(dirs, path[:i+1])
 	}
+	slices.Reverse(dirs)
 	return dirs
 }
 
@@ -124,9 +122,13 @@ func newDirs(previous, path string) []string {
 // a name, since a name would be looked up where the tar is unpacked.
 
 func dirHeader(name string) *tar.Header {
-	return &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: dirMode, ModTime: modTime}
+	return &tar.Header{Typeflag: tar.TypeDir, Name: name, Mode: dirMode, ModTime: ModTime}
 }
 
-func fileHeader(f *File) *tar.Header {
-	return &tar.Header{Typeflag: tar.TypeReg, Name: f.Path, Size: f.Size, Mode: fileMode, ModTime: modTime}
+func fileHeader(m *Member) *tar.Header {
+	h := &tar.Header{Typeflag: tar.TypeReg, Name: m.Path, Size: m.Size, Mode: fileMode, ModTime: ModTime}
+	if m.Same != "" {
+		h.Typeflag, h.Linkname = tar.TypeLink, m.Same
+	}
+	return h
 }

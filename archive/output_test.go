@@ -1,4 +1,4 @@
-package export
+package archive
 
 import (
 	"bytes"
@@ -17,28 +17,16 @@ import (
 	"github.com/regfs/regfs/cas"
 )
 
-// fillLarge pushes blobs on both sides of all limits.
-func (f *fixture) fillLarge() *Inventory {
-	f.Helper()
-	f.push("app", "1", image(f.put("config"),
-		f.put(strings.Repeat("a", alignFrom-1)),
-		f.put(strings.Repeat("b", alignFrom)),
-		f.put(strings.Repeat("c", bufferSize+17)),
-		f.put(strings.Repeat("d", 20<<20+4095)), // several calls of copying, and a rest
-	))
-	return f.take()
-}
-
-// into exports into a file, writes a mark behind the tar, and checks what the
+// into writes the tar into a file, writes a mark behind the tar, and checks what the
 // file has then.
 func (f *fixture) into(file *os.File, before []byte) {
 	f.Helper()
-	inv, want := f.take(), append(before, f.tar()...)
+	want := append(before, f.tar()...)
 	for _, verify := range []bool{false, true} {
 		told := int64(0)
-		f.must(inv.WriteTar(f.Context(), file, f.blobs, Options{Verify: verify, Progress: func(n int64) { told += n }}))
-		if told != inv.Size() {
-			f.Errorf("Progress told %d bytes of %d", told, inv.Size())
+		f.must(f.members.WriteTar(f.Context(), file, f.blobs, Options{Verify: verify, Progress: func(n int64) { told += n }}))
+		if told != f.members.Size() {
+			f.Errorf("Progress told %d bytes of %d", told, f.members.Size())
 		}
 		_, err := file.WriteString("mark")
 		f.must(err)
@@ -101,7 +89,7 @@ func TestIntoStreams(t *testing.T) {
 			r, w := open()
 			failed := make(chan error, 1)
 			go func() {
-				failed <- errors.Join(f.take().WriteTar(f.Context(), w, f.blobs, Options{Verify: true}), w.Close())
+				failed <- errors.Join(f.members.WriteTar(f.Context(), w, f.blobs, Options{Verify: true}), w.Close())
 			}()
 			got, err := io.ReadAll(r)
 			f.must(errors.Join(err, r.Close(), <-failed))
@@ -143,7 +131,7 @@ func TestIntoWhatIsNoFile(t *testing.T) {
 	go func() {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		if err == nil {
-			_ = errors.Join(f.take().WriteTar(f.Context(), conn, f.blobs, Options{}), conn.Close())
+			_ = errors.Join(f.members.WriteTar(f.Context(), conn, f.blobs, Options{}), conn.Close())
 		}
 	}()
 	conn, err := l.Accept()
@@ -165,8 +153,8 @@ func TestReaderGone(t *testing.T) {
 		_, _ = io.CopyN(io.Discard, r, 4<<20)
 		r.Close()
 	}()
-	err := f.take().WriteTar(t.Context(), w, f.blobs, Options{})
-	if !errors.Is(err, syscall.EPIPE) || !strings.HasPrefix(err.Error(), "export v1: ") {
+	err := f.members.WriteTar(t.Context(), w, f.blobs, Options{})
+	if !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("WriteTar: %v", err)
 	}
 }
@@ -206,11 +194,11 @@ func TestKernelCopies(t *testing.T) {
 
 func TestBlobShrinksWhileItIsCopied(t *testing.T) {
 	const alignFrom = int64(alignFrom)
-	for _, size := range []struct{ want, got int64 }{{5, 4}, {2 * alignFrom, alignFrom + 5}, {alignFrom, 0}} {
+	for _, size := range []struct{ Want, Got int64 }{{5, 4}, {2 * alignFrom, alignFrom + 5}, {alignFrom, 0}} {
 		for _, w := range []io.Writer{io.Discard, blobFile(t, 0)} {
-			err := newOutput(w, nil).copy(t.Context(), blobFile(t, size.got), size.want, nil)
-			var wrong *sizeError
-			if !errors.As(err, &wrong) || *wrong != sizeError(size) {
+			err := newOutput(w, nil).copy(t.Context(), blobFile(t, size.Got), size.Want, nil)
+			var wrong *SizeError
+			if !errors.As(err, &wrong) || *wrong != SizeError(size) {
 				t.Errorf("copy to a %T: %v", w, err)
 			}
 		}
@@ -227,14 +215,14 @@ func TestBlobShrinksWhileItIsCopied(t *testing.T) {
 func TestWayIsRefused(t *testing.T) {
 	f := setup(t)
 	f.fillLarge()
-	inv, want := f.take(), f.tar()
+	want := f.tar()
 	export := func(t *testing.T, fault error) (calls int, out []byte, err error) {
 		file := blobFile(t, 0)
 		o := newOutput(file, nil)
 		failing := way{func(int, int, int64, int64) (int64, error) { calls++; return 0, fault }, 1 << 20}
 		o.ways = []way{failing, copying}
-		a := &archive{inventory: inv, out: o, blobs: f.blobs}
-		err = a.writeEntries(t.Context())
+		w := &tarWriter{out: o, blobs: f.blobs}
+		err = w.writeEntries(t.Context(), f.members)
 		f.must(o.flush())
 		out, readErr := os.ReadFile(file.Name())
 		f.must(readErr)
@@ -256,11 +244,11 @@ func TestWayIsRefused(t *testing.T) {
 
 func TestCancelledWhileTheKernelCopies(t *testing.T) {
 	f := setup(t)
-	inv := f.fillLarge()
+	f.fillLarge()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	stop := errors.New("stopped by the test")
 	told := int64(0)
-	err := inv.WriteTar(ctx, blobFile(t, 0), f.blobs, Options{Progress: func(n int64) {
+	err := f.members.WriteTar(ctx, blobFile(t, 0), f.blobs, Options{Progress: func(n int64) {
 		if told += n; n >= copying.most {
 			cancel(stop)
 		}
@@ -274,25 +262,24 @@ func TestVerifyWhileTheKernelCopies(t *testing.T) {
 	f := setup(t)
 	content := strings.Repeat("x", 20<<20)
 	layer := f.put(content)
-	f.push("app", "1", image(f.put("config"), layer))
-	f.overwrite(layer.Digest, content[1:]+"y")
-	err := f.take().WriteTar(t.Context(), blobFile(t, 0), f.blobs, Options{Verify: true})
+	f.overwrite(layer, content[1:]+"y")
+	err := f.members.WriteTar(t.Context(), blobFile(t, 0), f.blobs, Options{Verify: true})
 	var corrupt *cas.CorruptError
-	if !errors.As(err, &corrupt) || corrupt.Want != layer.Digest {
+	if !errors.As(err, &corrupt) || corrupt.Want != layer {
 		t.Errorf("WriteTar: %v", err)
 	}
 }
 
 func TestNothingIsSharedAcrossFileSystems(t *testing.T) {
 	f := setup(t)
-	inv := f.fillLarge()
+	f.fillLarge()
 	file, err := os.CreateTemp("/dev/shm", "regfs-test-")
 	if err != nil {
 		t.Skipf("NOT TESTED: %v", err)
 	}
 	defer os.Remove(file.Name())
 	defer file.Close()
-	if n := inv.Shared(file, f.blobs); n != 0 {
+	if n := f.members.Shared(file, f.blobs); n != 0 {
 		t.Errorf("%d bytes", n)
 	}
 	if info, err := file.Stat(); err != nil || info.Size() != 0 {

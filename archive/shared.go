@@ -1,4 +1,4 @@
-package export
+package archive
 
 import (
 	"os"
@@ -10,15 +10,15 @@ import (
 // shares them with the store: 0 where the file system cannot. The file is new
 // and empty. Whether two files can share, only the kernel knows, so it is
 // tried; what comes of it is taken back.
-func (inv *Inventory) Shared(file *os.File, blobs opener) int64 {
-	var first *File
+func (a Archive) Shared(file *os.File, blobs Opener) int64 {
+	var first *Member
 	total := int64(0)
-	for i, f := range inv.Files {
-		if f.Blob == "" || f.Size < alignFrom {
+	for i, f := range a {
+		if f.Blob == "" || f.Unpacked != "" || f.Size < alignFrom {
 			continue
 		}
 		if first == nil {
-			first = &inv.Files[i]
+			first = &a[i]
 		}
 		total += f.Size - f.Size%alignment
 	}
@@ -30,7 +30,7 @@ func (inv *Inventory) Shared(file *os.File, blobs opener) int64 {
 
 // shares clones a block. An error is no news: the tar will be written by
 // another way, or it will not, and WriteTar says why.
-func shares(file *os.File, f *File, blobs opener) bool {
+func shares(file *os.File, f *Member, blobs Opener) bool {
 	blob, err := blobs.Open(f.Blob)
 	if err != nil {
 		return false

@@ -1,4 +1,4 @@
-package export
+package archive
 
 import (
 	"context"
@@ -34,14 +34,23 @@ func newOutput(w io.Writer, tell func(int64)) *output {
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	if len(o.buffer)+len(p) > cap(o.buffer) {
-		if err := o.flush(); err != nil {
-			return 0, err
+	for written := 0; written < len(p); {
+		if len(o.buffer) == cap(o.buffer) {
+			if err := o.flush(); err != nil {
+				return written, err
+			}
 		}
+		n := min(len(p)-written, cap(o.buffer)-len(o.buffer))
+		o.buffer = append(o.buffer, p[written:written+n]...)
+		o.at += int64(n)
+		written += n
 	}
-	o.buffer = append(o.buffer, p...)
-	o.at += int64(len(p))
 	return len(p), nil
+}
+
+func (o *output) writeText(text string) error {
+	_, err := io.WriteString(o, text)
+	return err
 }
 
 var zeros [blockSize]byte
@@ -77,7 +86,7 @@ func (o *output) copy(ctx context.Context, blob *os.File, size int64, sum hash.H
 		}
 		n, err := o.copySome(blob, from, size-from, sum)
 		if errors.Is(err, io.EOF) {
-			return &sizeError{want: size, got: from + n}
+			return &SizeError{Want: size, Got: from + n}
 		}
 		if err != nil {
 			return err
