@@ -56,13 +56,16 @@ type DB struct {
 
 // Open opens the index in dir, and makes one where there is none.
 func Open(dir string, log *slog.Logger) (*DB, error) {
-	b, err := badger.Open(badgerOptions(dir))
+	b, err := openBadger(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
 	db := &DB{badger: b, log: log, open: make(map[string]*Release)}
 	db.writer = newWriter(b, dir, db.reload)
 	followed, err := db.isFollowed()
+	if err == nil {
+		err = db.ensureTallies()
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open index %s: %w", dir, err), db.Close())
 	}
@@ -253,9 +256,9 @@ func (db *DB) EverRepository(name string) bool {
 	return db.has(append([]byte{keyEver}, name+"\x00"...)) || db.has(append([]byte{keyEver}, name+"/"...))
 }
 
-func (db *DB) get(key []byte) ([]byte, error) {
-	var value []byte
-	err := db.badger.View(func(txn *badger.Txn) error {
+func (db *DB) get(key []byte) (value []byte, err error) {
+	defer guard(&err)()
+	err = db.badger.View(func(txn *badger.Txn) error {
 		item, err := txn.Get(key)
 		if err != nil {
 			return err
@@ -278,16 +281,24 @@ func (db *DB) has(prefix []byte) bool {
 // scan calls f with each record whose key begins with prefix. Key and value
 // are only good until f returns.
 func (db *DB) scan(prefix []byte, f func(key, value []byte) error) error {
-	return db.badger.View(func(txn *badger.Txn) error {
-		it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: false})
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			item := it.Item()
-			err := item.Value(func(value []byte) error { return f(item.Key(), value) })
-			if err != nil {
-				return err
-			}
+	return db.view(func(txn *badger.Txn) error { return scanIn(txn, prefix, f) })
+}
+
+// view reads in one transaction: all that f sees is of the same moment.
+func (db *DB) view(f func(*badger.Txn) error) (err error) {
+	defer guard(&err)()
+	return db.badger.View(f)
+}
+
+func scanIn(txn *badger.Txn, prefix []byte, f func(key, value []byte) error) error {
+	it := txn.NewIterator(badger.IteratorOptions{Prefix: prefix, PrefetchValues: false})
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		item := it.Item()
+		err := item.Value(func(value []byte) error { return f(item.Key(), value) })
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
 }

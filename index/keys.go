@@ -32,12 +32,15 @@ import (
 //	e REPO NUL DIGEST                          some release has linked the blob in the repository
 //	j                                          a journal is kept
 //	j REPO NUL DIGEST                          an e record that came since the journal was last read
+//	c RELEASE                                  how many records the release has, by kind: JSON
+//	c                                          the same of the index
 const (
 	keyRelease = 'r'
 	keyIn      = 'x'
 	keyFacts   = 'f'
 	keyEver    = 'e'
 	keyJournal = 'j'
+	keyTally   = 'c'
 
 	keyLayer    = 'l'
 	keyRevision = 'm'

@@ -315,6 +315,7 @@ func testRandom(t *testing.T, seed uint64) {
 		for name, r := range releases {
 			before[name] = view(r, repos, tags, digests)
 		}
+		ok(t, db.Verify(t.Context()))
 		dir := db.badger.Opts().Dir
 		ok(t, db.Close())
 		db = openDB(t, dir)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	badger "github.com/dgraph-io/badger/v4"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -100,11 +101,22 @@ func (r *Release) clear() {
 func (r *Release) read() error {
 	r.clear()
 	prefix := releasePrefix(r.Name)
-	err := r.db.scan(prefix, func(key, value []byte) error {
-		if err := r.loadRecord(string(key[len(prefix):]), value); err != nil {
-			return fmt.Errorf("index record %q: %w", key, err)
+	err := r.db.view(func(txn *badger.Txn) error {
+		found := newTally()
+		found.add(string(keyRelease), 1)
+		err := scanIn(txn, prefix, func(key, value []byte) error {
+			if _, kind, _ := kindOf(key); kind != "" {
+				found.add(kind, 1)
+			}
+			if err := r.loadRecord(string(key[len(prefix):]), value); err != nil {
+				return fmt.Errorf("index record %q: %w", key, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		return nil
+		return checkTally(txn, r.Name, found)
 	})
 	if err != nil {
 		return err

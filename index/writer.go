@@ -1,7 +1,6 @@
 package index
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -176,7 +175,8 @@ func (w *writer) recover(err error) {
 	w.mu.Unlock()
 }
 
-// write makes records durable, together.
+// write makes records durable, together as far as they fit into one
+// transaction of Badger's.
 func (w *writer) write(rs records) error {
 	if len(rs) == 0 {
 		return nil
@@ -184,28 +184,34 @@ func (w *writer) write(rs records) error {
 	if err := w.checkSpace(); err != nil {
 		return err
 	}
-	txn := w.badger.NewTransaction(true)
-	defer func() { txn.Discard() }()
-	for _, r := range rs {
-		err := apply(txn, r)
-		if errors.Is(err, badger.ErrTxnTooBig) {
-			if err := txn.Commit(); err != nil {
-				return fmt.Errorf("write index: %w", err)
-			}
-			txn = w.badger.NewTransaction(true)
-			err = apply(txn, r)
-		}
-		if err != nil {
+	return rs.parts(func(part records) error {
+		if err := w.writePart(part); err != nil {
 			return fmt.Errorf("write index: %w", err)
 		}
+		return nil
+	})
+}
+
+func (w *writer) writePart(rs records) (err error) {
+	defer guard(&err)()
+	txn := w.badger.NewTransaction(true)
+	defer txn.Discard()
+	ts := newTallies(txn)
+	for _, r := range rs {
+		if err := ts.note(r); err != nil {
+			return err
+		}
+		if err := apply(txn, r); err != nil {
+			return err
+		}
+	}
+	if err := ts.write(); err != nil {
+		return err
 	}
 	// Badger syncs the log of its memtable, and the value log though nothing was
 	// written to it (valueLog.write, memTable.SyncWAL).
 	w.syncs.Add(2)
-	if err := txn.Commit(); err != nil {
-		return fmt.Errorf("write index: %w", err)
-	}
-	return nil
+	return txn.Commit()
 }
 
 func apply(txn *badger.Txn, r record) error {
