@@ -164,6 +164,7 @@ var kinds = []struct {
 	{"name", index.ErrName},
 	{"leaving", ErrLeaving},
 	{"refused", ErrRefused},
+	{"damaged", index.ErrDamaged},
 	{"busy", syscall.EBUSY},
 	{"exist", fs.ErrExist},
 	{"not-exist", fs.ErrNotExist},

@@ -65,6 +65,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
 	mux.Handle("GET /v1/releases/{name}/inventory", s.answer(s.inventory))
 	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
+	mux.Handle("GET /v1/fsck", s.answer(s.fsck))
 	mux.Handle("POST /v1/umount", s.answer(s.unmount))
 	mux.HandleFunc("POST /v1/mounts", s.mount)
 	return mux
@@ -157,7 +158,7 @@ func (s *Server) images(r *http.Request) (any, error) {
 
 func (s *Server) inventory(r *http.Request) (any, error) {
 	return withRelease(s, r, func(release *index.Release) (*export.Inventory, error) {
-		return export.Take(release, s.store.Blobs)
+		return export.Take(release, s.store.Blobs), nil
 	})
 }
 

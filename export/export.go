@@ -50,6 +50,10 @@ type Inventory struct {
 	// What keeps the release from being exported: see [Inventory.Err].
 	Missing []Missing `json:"missing,omitempty"`
 	Damaged []Damage  `json:"damaged,omitempty"`
+
+	// Wrong are blobs that are whole, and of which a manifest states another
+	// size. The notes say so, too.
+	Wrong []Damage `json:"-"`
 }
 
 // A File is a blob or a link.
@@ -142,7 +146,7 @@ func (inv *Inventory) Blame(err error) error {
 	case errors.Is(err, archive.ErrGone):
 		return &MissingError{inv.Release, []Missing{{at.Member.Blob, images}}}
 	case errors.As(err, &wrong):
-		return &DamagedError{inv.Release, []Damage{{at.Member.Blob, "damaged: " + wrong.Error(), images}}}
+		return &DamagedError{inv.Release, []Damage{{Digest: at.Member.Blob, Problem: "damaged: " + wrong.Error(), Images: images}}}
 	case errors.As(err, &corrupt):
 		return fmt.Errorf("export %s: blob %s, needed by %s: %w", inv.Release, at.Member.Blob, enumerate(images), corrupt)
 	}

@@ -25,6 +25,8 @@ type Damage struct {
 	Digest  digest.Digest `json:"digest"`
 	Problem string        `json:"problem"`
 	Images  []string      `json:"images"` // all that need it, sorted
+	// Unreadable says that it is the file which cannot be read.
+	Unreadable bool `json:"unreadable,omitempty"`
 }
 
 // A MissingError says that a release is incomplete. Its message is bounded,

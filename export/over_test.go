@@ -35,9 +35,7 @@ func (f *fixture) history() (v0, v1, v2 *Inventory) {
 			repo, tag, _ := strings.Cut(name, ":")
 			f.pushTo(r, repo, tag, content)
 		}
-		inv, err := Take(r, f.blobs)
-		f.must(err)
-		v0, v1, v2 = v1, v2, inv
+		v0, v1, v2 = v1, v2, Take(r, f.blobs)
 	}
 	return v0, v1, v2
 }

@@ -14,13 +14,14 @@ import (
 type sizes struct {
 	blobs *cas.Store
 	known map[digest.Digest]int64
+	read  map[digest.Digest]bool // whether those are whole that were read
 }
 
 // absent stands for the size of a blob that is not there.
 const absent = -1
 
 func newSizes(blobs *cas.Store) sizes {
-	return sizes{blobs, make(map[digest.Digest]int64)}
+	return sizes{blobs, make(map[digest.Digest]int64), make(map[digest.Digest]bool)}
 }
 
 // of returns a blob's size, and whether it is there.
@@ -45,11 +46,17 @@ func (s sizes) look(d digest.Digest) (int64, error) {
 
 // whole reads a blob and says whether it is what its digest says.
 func (s sizes) whole(d digest.Digest) (bool, error) {
+	if whole, ok := s.read[d]; ok {
+		return whole, nil
+	}
 	f, err := s.blobs.Open(d)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
 	got, err := d.Algorithm().FromReader(f)
+	if err == nil {
+		s.read[d] = got == d
+	}
 	return got == d, err
 }

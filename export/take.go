@@ -17,16 +17,26 @@ import (
 // manifests, tagged or not, what they need, and the links by which a registry
 // finds it. What was uploaded and is needed by no manifest is left out.
 //
-// That the release is incomplete is not an error here: [Inventory.Err] says
-// it. An error is that the store could not be read.
-func Take(release *index.Release, blobs *cas.Store) (*Inventory, error) {
-	t := newTaking(release, blobs)
+// That the release is incomplete, or that a blob cannot be read, is not an error
+// here: [Inventory.Err] says it.
+func Take(release *index.Release, blobs *cas.Store) *Inventory {
+	return NewTaker(blobs).Take(release)
+}
+
+// A Taker takes the inventories of several releases, and asks the store for
+// each blob once. It is for one goroutine.
+type Taker struct{ sizes sizes }
+
+// NewTaker returns a Taker for releases of one store.
+func NewTaker(blobs *cas.Store) *Taker { return &Taker{newSizes(blobs)} }
+
+// Take is [Take].
+func (taker *Taker) Take(release *index.Release) *Inventory {
+	t := newTaking(release, taker.sizes)
 	for _, name := range release.Repositories() {
-		if err := t.repository(survey(release, name)); err != nil {
-			return nil, fmt.Errorf("export %s: %w", release.Name, err)
-		}
+		t.repository(survey(release, name))
 	}
-	return t.inventory(), nil
+	return t.inventory()
 }
 
 // A taking is an inventory in the making. Its maps take each thing once, and
@@ -38,26 +48,29 @@ type taking struct {
 	needed  users[digest.Digest]     // blobs that go into the tar
 	missing users[digest.Digest]
 	damaged users[damage]
+	wrong   users[damage] // of which a manifest states a wrong size
 	images  names
 	notes   names
 }
 
-func newTaking(release *index.Release, blobs *cas.Store) *taking {
+func newTaking(release *index.Release, sizes sizes) *taking {
 	return &taking{
 		release: release,
-		sizes:   newSizes(blobs),
+		sizes:   sizes,
 		links:   make(map[string]digest.Digest),
 		needed:  make(users[digest.Digest]),
 		missing: make(users[digest.Digest]),
 		damaged: make(users[damage]),
+		wrong:   make(users[damage]),
 		images:  make(names),
 		notes:   make(names),
 	}
 }
 
 type damage struct {
-	digest  digest.Digest
-	problem string
+	digest     digest.Digest
+	problem    string
+	unreadable bool
 }
 
 type names map[string]bool
@@ -76,37 +89,31 @@ func (u users[K]) add(k K, images []string) {
 	}
 }
 
-func (t *taking) repository(repo *repository) error {
+func (t *taking) repository(repo *repository) {
 	for _, rev := range repo.revisions {
-		if err := t.revision(repo, rev); err != nil {
-			return err
-		}
+		t.revision(repo, rev)
 	}
 	for _, tag := range repo.tags {
 		t.tag(repo, tag)
 	}
-	return nil
 }
 
-func (t *taking) revision(repo *repository, rev *revision) error {
+func (t *taking) revision(repo *repository, rev *revision) {
 	t.links[layout.RevisionLinkPath(repo.name, rev.digest)] = rev.digest
 	for _, image := range rev.images {
 		t.images[image] = true
 	}
 	for _, need := range rev.needs {
-		if err := t.need(repo, rev, need); err != nil {
-			return fmt.Errorf("blob %s of %s: %w", need.Digest, rev.images[0], cause(err))
-		}
+		t.need(repo, rev, need)
 	}
-	return nil
 }
 
 // need enters one blob that a revision needs.
-func (t *taking) need(repo *repository, rev *revision, need index.Need) error {
+func (t *taking) need(repo *repository, rev *revision, need index.Need) {
 	size, there, err := t.sizes.of(need.Digest)
 	switch {
 	case err != nil:
-		return err
+		t.unreadable(rev, need, err)
 	case need.Absent, !there && need.Optional:
 		t.note(rev, absence(need))
 	case !there:
@@ -114,30 +121,35 @@ func (t *taking) need(repo *repository, rev *revision, need index.Need) error {
 	case need.Manifest && !repo.knows(rev, need.Digest):
 		t.unknown(repo, rev, need)
 	case need.Size > 0 && need.Size != size:
-		return t.wrongSize(repo, rev, need, size)
+		t.wrongSize(repo, rev, need, size)
 	default:
 		t.needed.add(need.Digest, rev.images)
 		t.layer(repo, rev, need)
 	}
-	return nil
+}
+
+func (t *taking) unreadable(rev *revision, need index.Need, err error) {
+	t.damaged.add(damage{need.Digest, "cannot be read: " + cause(err).Error(), true}, rev.images)
 }
 
 // wrongSize finds out whether the blob is wrong or the manifest: a registry
 // compares digests, not sizes.
-func (t *taking) wrongSize(repo *repository, rev *revision, need index.Need, size int64) error {
+func (t *taking) wrongSize(repo *repository, rev *revision, need index.Need, size int64) {
 	whole, err := t.sizes.whole(need.Digest)
 	if err != nil {
-		return err
+		t.unreadable(rev, need, err)
+		return
 	}
 	if !whole {
 		problem := fmt.Sprintf("damaged: %d bytes in the store, %d by the manifest", size, need.Size)
-		t.damaged.add(damage{need.Digest, problem}, rev.images)
-		return nil
+		t.damaged.add(damage{digest: need.Digest, problem: problem}, rev.images)
+		return
 	}
-	t.note(rev, fmt.Sprintf("%s %s has %d bytes, and %d by the manifest, which is wrong", need.Role, need.Digest, size, need.Size))
+	wrong := fmt.Sprintf("has %d bytes, and %d by the manifest, which is wrong", size, need.Size)
+	t.note(rev, fmt.Sprintf("%s %s %s", need.Role, need.Digest, wrong))
+	t.wrong.add(damage{digest: need.Digest, problem: wrong}, rev.images)
 	t.needed.add(need.Digest, rev.images)
 	t.layer(repo, rev, need)
-	return nil
 }
 
 // absence says why a blob may be absent.
@@ -166,7 +178,7 @@ func (t *taking) unknown(repo *repository, rev *revision, need index.Need) {
 		t.note(rev, fmt.Sprintf("manifest %s is not linked: the index is sparse", describe(need)))
 		return
 	}
-	t.damaged.add(damage{need.Digest, "a manifest, but what it needs is not in the index; push it again"}, rev.images)
+	t.damaged.add(damage{digest: need.Digest, problem: "a manifest, but what it needs is not in the index; push it again"}, rev.images)
 }
 
 // layer enters the link of a config or a layer, written by a registry or not.
@@ -227,13 +239,19 @@ func (t *taking) inventory() *Inventory {
 		inv.Missing = append(inv.Missing, Missing{d, images.sorted()})
 	}
 	slices.SortFunc(inv.Missing, func(a, b Missing) int { return strings.Compare(a.Digest.String(), b.Digest.String()) })
-	for d, images := range t.damaged {
-		inv.Damaged = append(inv.Damaged, Damage{d.digest, d.problem, images.sorted()})
+	inv.Damaged, inv.Wrong = sorted(t.damaged), sorted(t.wrong)
+	return inv
+}
+
+func sorted(found users[damage]) []Damage {
+	var all []Damage
+	for d, images := range found {
+		all = append(all, Damage{d.digest, d.problem, images.sorted(), d.unreadable})
 	}
-	slices.SortFunc(inv.Damaged, func(a, b Damage) int {
+	slices.SortFunc(all, func(a, b Damage) int {
 		return strings.Compare(a.Digest.String()+a.Problem, b.Digest.String()+b.Problem)
 	})
-	return inv
+	return all
 }
 
 func (t *taking) blobFiles(images []string) []File {

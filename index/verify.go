@@ -26,6 +26,9 @@ func (d Damage) String() string {
 	return "release " + d.Release + ": " + d.Problem
 }
 
+// ErrDamaged is what every [DamagedError] is.
+var ErrDamaged = errors.New("the index is damaged")
+
 // A DamagedError says that the index is not what was written to it. Its message
 // is bounded, the list is not.
 type DamagedError struct{ Damage []Damage }
@@ -41,6 +44,8 @@ func (e *DamagedError) Error() string {
 	}
 	return "the index is damaged (see \"regfs fsck\"): " + strings.Join(parts, "; ")
 }
+
+func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
 
 // Verify reads the whole index as it is on the disk, and says what is wrong
 // with it in a [DamagedError]: blocks that are not what Badger wrote, records

@@ -14,6 +14,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/control"
 	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/fsck"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/store"
 	"github.com/regfs/regfs/verify"
@@ -58,7 +59,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName):
 		return exitUsage
 	case errors.Is(err, control.ErrRefused), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
-		errors.As(err, &verified):
+		errors.As(err, &verified), errors.Is(err, fsck.ErrDamage), errors.Is(err, index.ErrDamaged):
 		return exitDamage
 	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):
 		return exitNoStore

@@ -1,0 +1,225 @@
+// Package fsck finds out what is wrong with a store, and mends what can be
+// mended.
+//
+// [Check] holds the index against the store, and opens few blobs; whoever has
+// the store open calls it. [Scan] reads all blobs and needs the store's
+// directory only, so that the bytes do not pass the server. [Repair] puts
+// aside what is damaged, so that the next push brings it back, and derives
+// anew what can be derived. Nothing that somebody has stored is ever deleted
+// by this package.
+package fsck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/manifest"
+	"github.com/regfs/regfs/store"
+)
+
+// leftover is how long nobody has touched a temporary file that was left
+// behind. Hashing the largest blob takes minutes.
+const leftover = time.Hour
+
+// Check holds the index of an open store against its files. It changes nothing.
+// Releases may be mounted and pushed to: what changes meanwhile is seen before
+// or after.
+func Check(ctx context.Context, st *store.Store) (*Report, error) {
+	c := newCheck(ctx, st)
+	if err := c.index(); err != nil {
+		return nil, err
+	}
+	releases, err := st.Index.Releases()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range releases {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if err := c.release(r.Name); err != nil {
+			return nil, err
+		}
+	}
+	c.directories(releases)
+	c.files()
+	c.report.Releases = len(releases)
+	c.report.sort()
+	return c.report, ctx.Err()
+}
+
+type check struct {
+	ctx    context.Context
+	store  *store.Store
+	taker  *export.Taker
+	report *Report
+	seen   map[digest.Digest]bool
+	// leftover is [leftover]; tests do not wait so long.
+	leftover time.Duration
+}
+
+func newCheck(ctx context.Context, st *store.Store) *check {
+	return &check{
+		ctx: ctx, store: st, taker: export.NewTaker(st.Blobs),
+		report: &Report{Findings: []Finding{}}, seen: make(map[digest.Digest]bool), leftover: leftover,
+	}
+}
+
+func (c *check) index() error {
+	err := c.store.Index.Verify(c.ctx)
+	var damaged *index.DamagedError
+	if errors.As(err, &damaged) {
+		c.damagedIndex(damaged)
+		return nil
+	}
+	return err
+}
+
+func (c *check) damagedIndex(damaged *index.DamagedError) {
+	for _, d := range damaged.Damage {
+		f := Finding{Kind: Index, Damage: true, Object: "index", Problem: d.Problem}
+		if d.Release != "" {
+			f.Object = "release " + d.Release
+		}
+		c.report.add(f)
+	}
+}
+
+// release looks at all that one release names.
+func (c *check) release(name string) error {
+	r, err := c.store.Index.Open(name)
+	var damaged *index.DamagedError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // removed this moment
+	case errors.As(err, &damaged):
+		c.damagedIndex(damaged)
+		return nil
+	case err != nil:
+		c.report.add(Finding{Kind: Index, Damage: true, Object: "release " + name, Problem: err.Error()})
+		return nil
+	}
+	defer r.Close()
+	inv := c.taker.Take(r)
+	c.report.Images += len(inv.Images)
+	unknown := c.facts(r)
+	for _, m := range inv.Missing {
+		c.report.add(Finding{Missing, true, m.Digest.String(), "not in the store", []Affected{{name, m.Images}}, ""})
+	}
+	for _, d := range inv.Damaged {
+		kind := Damaged
+		switch {
+		case unknown[d.Digest]:
+			kind = Facts
+		case d.Unreadable:
+			kind = Unreadable
+		}
+		c.report.add(Finding{kind, true, d.Digest.String(), d.Problem, []Affected{{name, d.Images}}, ""})
+	}
+	for _, w := range inv.Wrong {
+		c.report.add(Finding{Size, false, w.Digest.String(), w.Problem, []Affected{{name, w.Images}}, ""})
+	}
+	for _, f := range inv.Files {
+		if f.Blob != "" && !c.seen[f.Blob] {
+			c.seen[f.Blob] = true
+			c.report.Blobs++
+			c.report.Bytes += f.Size
+		}
+	}
+	c.links(r, inv)
+	return nil
+}
+
+// facts lists the manifests of a release whose blobs are there, and of which
+// the index does not know what they need.
+func (c *check) facts(r *index.Release) map[digest.Digest]bool {
+	found := make(map[digest.Digest]bool)
+	for _, repo := range r.AllRepositories() {
+		for _, rev := range r.Revisions(repo) {
+			for _, d := range r.Unknown(repo, rev.Digest) {
+				if _, err := readManifest(c.store.Blobs, d); err == nil {
+					found[d] = true
+				}
+			}
+		}
+	}
+	return found
+}
+
+func readManifest(blobs *cas.Store, d digest.Digest) (*manifest.Manifest, error) {
+	f, err := blobs.Open(d)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, manifest.MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	return manifest.Parse(data)
+}
+
+// links looks for links to blobs that are not there, and that no manifest
+// needs: those were found already.
+func (c *check) links(r *index.Release, inv *export.Inventory) {
+	missing := make(map[digest.Digest]bool)
+	for _, m := range inv.Missing {
+		missing[m.Digest] = true
+	}
+	for _, repo := range r.AllRepositories() {
+		for _, l := range r.Layers(repo) {
+			if l.State != index.Linked || missing[l.Digest] {
+				continue
+			}
+			if _, err := c.store.Blobs.Stat(l.Digest); errors.Is(err, fs.ErrNotExist) {
+				c.report.add(Finding{Kind: Link, Damage: true, Object: l.Digest.String(),
+					Problem: fmt.Sprintf("linked in %s of release %s, and not in the store", repo, r.Name)})
+			}
+		}
+	}
+}
+
+// directories holds the releases' directories against the releases.
+func (c *check) directories(releases []index.Info) {
+	entries, err := os.ReadDir(filepath.Join(c.store.Dir, "releases"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		c.report.add(Finding{Kind: Release, Damage: true, Object: "releases", Problem: err.Error()})
+	}
+	for _, e := range entries {
+		known := slices.ContainsFunc(releases, func(r index.Info) bool { return r.Name == e.Name() })
+		if !known {
+			c.report.add(Finding{Kind: Release, Object: filepath.Join("releases", e.Name()), Problem: "the index has no release of that name"})
+		}
+	}
+}
+
+// files looks at the store's files: modes, owners, and what does not belong.
+func (c *check) files() {
+	c.store.Blobs.Inspect(c.leftover, func(f cas.Flaw) bool {
+		finding := Finding{Object: f.Path, Problem: f.Text}
+		switch f.Kind {
+		case cas.Foreign:
+			finding.Kind = Foreign
+		case cas.Unreadable:
+			finding.Kind, finding.Damage = Unreadable, true
+		case cas.WrongMode, cas.WrongOwner:
+			finding.Kind = Mode
+		case cas.Leftover:
+			finding.Kind = Temporary
+		}
+		c.report.add(finding)
+		return c.ctx.Err() == nil
+	})
+}
