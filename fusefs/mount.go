@@ -35,6 +35,10 @@ type Options struct {
 	AllowOther bool
 	// NoPassthrough makes all reads and writes go through the server.
 	NoPassthrough bool
+	// Attach, if it is given, puts the mount in its place, instead of mounting on
+	// the directory as it is. It is given a mount that is nowhere yet, and is
+	// served already (fsmount(2)). It needs root.
+	Attach func(mount int) error
 	// Probe is a file of the store's disk, by which is found out whether
 	// passthrough works there.
 	Probe *os.File
@@ -70,16 +74,24 @@ func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 		NullPermissions: true,
 		RootStableAttr:  &gofuse.StableAttr{Ino: top.Ino},
 	})
-	m.server, err = newServer(&m.requests, mountpoint, o)
-	if err != nil {
-		return nil, fmt.Errorf("mount %s: %w", mountpoint, explain(err))
+	if o.Attach != nil {
+		err = m.attach(mountpoint, o)
+	} else {
+		err = m.mount(mountpoint, o)
 	}
-	m.passthrough, m.why = probe(m.server, o)
-	go m.server.Serve()
-	if err := m.server.WaitMount(); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("mount %s: %w", mountpoint, err)
 	}
 	return m, nil
+}
+
+func (m *Mount) mount(mountpoint string, o Options) (err error) {
+	if m.server, err = newServer(&m.requests, mountpoint, mountOptions(o)); err != nil {
+		return explain(err)
+	}
+	m.passthrough, m.why = probe(m.server, o)
+	go m.server.Serve()
+	return m.server.WaitMount()
 }
 
 // Threads that wait for the kernel's next request count among those that run Go
@@ -95,12 +107,12 @@ var mounting sync.Mutex // makes setting the processors and setting them back on
 
 // newServer makes a server with so many readers: go-fuse lets as many wait as
 // there are processors when it is made.
-func newServer(raw fuse.RawFileSystem, mountpoint string, o Options) (*fuse.Server, error) {
+func newServer(raw fuse.RawFileSystem, mountpoint string, o *fuse.MountOptions) (*fuse.Server, error) {
 	mounting.Lock()
 	defer mounting.Unlock()
 	enough := max(processors, runtime.GOMAXPROCS(readers))
 	defer runtime.GOMAXPROCS(enough)
-	return fuse.NewServer(raw, mountpoint, mountOptions(o))
+	return fuse.NewServer(raw, mountpoint, o)
 }
 
 func mountOptions(o Options) *fuse.MountOptions {

@@ -91,6 +91,24 @@ func Find(mountpoint string) (m Mount, ok bool, err error) {
 	return m, ok, nil
 }
 
+// Stack lists what is mounted at a mount point, the topmost last. What is no
+// regfs mount has no Type.
+func Stack(mountpoint string) ([]Mount, error) {
+	there, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) { return i.Mountpoint != mountpoint, false })
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	all := make([]Mount, len(there))
+	for n, i := range there {
+		m, ok := newMount(i)
+		if !ok {
+			m = Mount{Mountpoint: mountpoint}
+		}
+		all[n] = m
+	}
+	return all, nil
+}
+
 // Dead says whether no server answers for the mount any more. A server that
 // hangs is not dead, only late; an overlay needs none.
 func (m Mount) Dead() bool {
