@@ -96,6 +96,8 @@ type Mount struct {
 	Passthrough bool   `json:"passthrough"`
 	Reason      string `json:"passthrough_reason,omitempty"`
 	PID         int    `json:"pid"` // the server's
+	// Supervisor is the process that starts the server again after a crash.
+	Supervisor int `json:"supervisor_pid,omitempty"`
 	// Requests are what the kernel has asked of the mount so far, by opcode.
 	Requests map[string]uint64 `json:"requests,omitempty"`
 }
@@ -107,6 +109,11 @@ type Status struct {
 	Server   int     `json:"server_pid"` // 0 if the command has the store open itself
 	Releases int     `json:"releases"`
 	Mounts   []Mount `json:"mounts"`
+	// Supervisor is the process that starts the server again after a crash, 0 if
+	// there is none. Dead are the mounts that a server which died has left and
+	// nobody has restored.
+	Supervisor int    `json:"supervisor_pid,omitempty"`
+	Dead       []Lost `json:"dead,omitempty"`
 	// Bytes of the disk that the store lies on.
 	DiskSize uint64 `json:"disk_size"`
 	DiskFree uint64 `json:"disk_free"`

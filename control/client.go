@@ -158,10 +158,12 @@ func (c *Client) Mount(ctx context.Context, req MountRequest) (Mount, *Stay, err
 	}
 	if err := json.NewDecoder(body).Decode(&m); err != nil {
 		body.Close()
-		return m, nil, fmt.Errorf("mount %s: the server has gone: %w", req.Mountpoint, err)
+		return m, nil, fmt.Errorf("mount %s: %w: %w", req.Mountpoint, errGone, err)
 	}
 	return m, &Stay{body}, nil
 }
+
+var errGone = errors.New("the server has gone")
 
 // A Stay is a mount that lasts.
 type Stay struct{ body io.ReadCloser }
@@ -171,7 +173,7 @@ type Stay struct{ body io.ReadCloser }
 func (s *Stay) Wait() error {
 	defer s.body.Close()
 	if _, err := io.Copy(io.Discard, s.body); err != nil {
-		return fmt.Errorf("the server has gone: %w", err)
+		return fmt.Errorf("%w: %w", errGone, err)
 	}
 	return nil
 }

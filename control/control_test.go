@@ -61,7 +61,7 @@ func startServer(t testing.TB, dir string, log *slog.Logger) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- Serve(ctx, dir, false, log) }()
+	go func() { served <- Serve(ctx, dir, ServeOptions{}, log) }()
 	for end := time.Now().Add(10 * time.Second); dialServer(dir) == nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("no server")
@@ -234,7 +234,7 @@ func TestServersRace(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		served := make(chan error, 3)
 		for range cap(served) {
-			go func() { served <- Serve(ctx, dir, false, quiet) }()
+			go func() { served <- Serve(ctx, dir, ServeOptions{}, quiet) }()
 		}
 		for range cap(served) - 1 {
 			select {
@@ -410,7 +410,7 @@ func TestServersComeAndGo(t *testing.T) {
 		defer close(done)
 		for range 10 {
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
-			if err := Serve(ctx, dir, false, quiet); err != nil && !errors.Is(err, store.ErrLocked) {
+			if err := Serve(ctx, dir, ServeOptions{}, quiet); err != nil && !errors.Is(err, store.ErrLocked) {
 				t.Error(err)
 			}
 			cancel()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"github.com/regfs/regfs/fusefs"
 	"github.com/regfs/regfs/index"
@@ -29,7 +30,9 @@ type noFuseError struct{ err error }
 func (e *noFuseError) Error() string { return e.err.Error() }
 func (e *noFuseError) Unwrap() error { return e.err }
 
-func (s *Server) startFuse(m *mounted, req MountRequest) (err error) {
+// startFuse mounts a release by FUSE, on the directory as it is, or in the place
+// of a dead mount.
+func (s *Server) startFuse(m *mounted, req MountRequest, replace bool) (err error) {
 	f := new(fuseMount)
 	if f.release, err = s.store.Index.Open(req.Release); err != nil {
 		return err
@@ -43,7 +46,7 @@ func (s *Server) startFuse(m *mounted, req MountRequest) (err error) {
 		f.release.Close()
 		return fmt.Errorf("mount %s: %w", req.Release, err)
 	}
-	if err := f.mount(s, req); err != nil {
+	if err := f.mount(s, req, replace); err != nil {
 		f.tree.Close()
 		f.release.Close()
 		return err
@@ -53,15 +56,23 @@ func (s *Server) startFuse(m *mounted, req MountRequest) (err error) {
 	return nil
 }
 
-func (f *fuseMount) mount(s *Server, req MountRequest) error {
+func (f *fuseMount) mount(s *Server, req MountRequest, replace bool) error {
 	probe, err := s.store.Probe()
 	if err != nil {
 		return err
 	}
 	defer probe.Close()
-	f.fuse, err = fusefs.New(req.Mountpoint, f.tree, fusefs.Options{
+	options := fusefs.Options{
 		Source: s.store.Dir, AllowOther: req.AllowOther, NoPassthrough: req.NoPassthrough, Probe: probe, Log: s.log,
-	})
+	}
+	if replace && os.Geteuid() == 0 {
+		options.Attach = func(mount int) error { return s.replace(req.Mountpoint, mount) }
+	} else if replace {
+		if err := s.clear(req.Mountpoint); err != nil {
+			return err
+		}
+	}
+	f.fuse, err = fusefs.New(req.Mountpoint, f.tree, options)
 	if err != nil {
 		return &noFuseError{err}
 	}

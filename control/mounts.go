@@ -19,7 +19,8 @@ import (
 type mounted struct {
 	Mount
 	live   live
-	orphan bool // taken over from a server that died, and nobody stands for it; guarded by Server.mu
+	req    MountRequest // as it was asked for; empty for an overlay of a server that died; Detach is guarded by Server.mu
+	orphan bool         // taken over from a server that died, and nobody stands for it; guarded by Server.mu
 	err    error
 
 	started chan struct{} // closed when the mount is there: Mount and live are set
@@ -67,31 +68,30 @@ func (s *Server) add(req MountRequest) (*mounted, error) {
 	if m := s.adopt(req); m != nil {
 		return m, nil
 	}
-	m := newMounted(Mount{Release: req.Release, Mountpoint: req.Mountpoint, Reuse: req.Reuse, Since: time.Now().UTC(), PID: s.pid})
+	return s.mountNew(req)
+}
+
+func (s *Server) mountNew(req MountRequest) (*mounted, error) {
+	m := newMounted(Mount{
+		Release: req.Release, Mountpoint: req.Mountpoint, Reuse: req.Reuse, Since: time.Now().UTC(),
+		PID: s.pid, Supervisor: s.supervisor(),
+	})
+	m.req = req
 	if err := s.reserve(m); err != nil {
 		return nil, err
 	}
+	s.note()
 	if err := s.start(m, req); err != nil {
 		s.remove(m)
 		return nil, err
 	}
 	s.log.Info("mounted", "release", m.Release, "mountpoint", m.Mountpoint, "backend", m.Backend, "reuse", m.Reuse,
 		"passthrough", m.Passthrough, "reason", m.Reason)
+	if m.Backend == BackendOverlay {
+		s.note() // it needs none
+	}
 	s.watch(m)
 	return m, nil
-}
-
-// adopt finds the mount that is asked for among those that a dead server has
-// left, so that whoever watches over a mount can begin again.
-func (s *Server) adopt(req MountRequest) *mounted {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m, ok := s.mounts[req.Mountpoint]
-	if !ok || !m.orphan || m.Release != req.Release || req.Backend == BackendFuse {
-		return nil
-	}
-	m.orphan = false
-	return m
 }
 
 // watch serves a mount until its end.
@@ -122,13 +122,20 @@ func (s *Server) reserve(m *mounted) error {
 // remove forgets a mount. The server that was started for mounts leaves with
 // the last one.
 func (s *Server) remove(m *mounted) {
+	s.forget(m)
+	s.note()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.mounts, m.Mountpoint)
-	if len(s.mounts) == 0 && s.idleExit {
+	if len(s.mounts) == 0 && s.IdleExit && !s.restoring {
 		s.leave()
 	}
 	close(m.done)
+}
+
+func (s *Server) forget(m *mounted) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mounts, m.Mountpoint)
 }
 
 // leave begins the server's end. mu is held.
@@ -140,7 +147,11 @@ func (s *Server) leave() {
 }
 
 func (s *Server) start(m *mounted, req MountRequest) error {
-	if err := s.prepare(req.Mountpoint); err != nil {
+	replace, err := s.replaces(req)
+	if err == nil && !replace {
+		err = s.prepare(req.Mountpoint)
+	}
+	if err != nil {
 		return err
 	}
 	// What an overlay has left is the release's, whatever mounts it next.
@@ -150,14 +161,22 @@ func (s *Server) start(m *mounted, req MountRequest) error {
 	if req.Backend == BackendOverlay {
 		return s.startOverlay(m, req)
 	}
-	err := s.startFuse(m, req)
+	err = s.startFuse(m, req, replace)
 	var none *noFuseError
 	if req.Backend != BackendAuto || !errors.As(err, &none) {
 		return err
 	}
 	m.Fallback = none.Error()
 	s.log.Warn("no FUSE, mounting by overlayfs", "release", req.Release, "why", none)
-	if err := s.startOverlay(m, req); err != nil {
+	if replace {
+		err = s.prepare(req.Mountpoint)
+	} else {
+		err = nil
+	}
+	if err == nil {
+		err = s.startOverlay(m, req)
+	}
+	if err != nil {
 		return fmt.Errorf("neither FUSE nor overlayfs: %w; %w", none, err)
 	}
 	return nil
@@ -268,8 +287,8 @@ func (s *Server) mounted() []Mount {
 	return all
 }
 
-// prepare sees to it that a directory can be mounted upon. What a dead server
-// has left there is cleared away.
+// prepare sees to it that a directory can be mounted upon. What a dead server of
+// another store has left there is cleared away.
 func (s *Server) prepare(dir string) error {
 	at, ok, err := mountpoint.Find(dir)
 	if err != nil {

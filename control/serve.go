@@ -25,9 +25,31 @@ import (
 // firstMount is how long a server that was started for a mount waits for it.
 const firstMount = 30 * time.Second
 
-// Serve opens a store and serves it until the context ends, and with idleExit
-// until the last mount has ended. All mounts are gone when it returns.
-func Serve(ctx context.Context, dir string, idleExit bool, log *slog.Logger) error {
+// ServeOptions are how to serve.
+type ServeOptions struct {
+	// IdleExit is to leave when the last mount has ended.
+	IdleExit bool
+	// Again: another server has crashed before this one. Nobody waits for it to
+	// mount something new.
+	Again bool
+	// Serving, if it is given, is called when requests are answered.
+	Serving func()
+	// Supervisor, if it is given, returns the process that starts the server
+	// again after a crash, 0 if there is none now.
+	Supervisor func() int
+}
+
+func (o ServeOptions) supervisor() int {
+	if o.Supervisor == nil {
+		return 0
+	}
+	return o.Supervisor()
+}
+
+// Serve opens a store and serves it until the context ends, or with IdleExit
+// until the last mount has ended. What a server that died has left mounted is
+// mounted again first. All mounts are gone when it returns.
+func Serve(ctx context.Context, dir string, o ServeOptions, log *slog.Logger) error {
 	st, err := openPatiently(dir, log)
 	if err != nil {
 		return err
@@ -37,13 +59,17 @@ func Serve(ctx context.Context, dir string, idleExit bool, log *slog.Logger) err
 		return errors.Join(err, st.Close())
 	}
 	s := NewServer(st, log)
-	s.pid, s.idleExit = os.Getpid(), idleExit
+	s.pid, s.ServeOptions = os.Getpid(), o
 	if err := s.takeOver(); err != nil {
 		log.Error("take over mounts", "err", err)
 	}
+	s.restore()
 	server := &http.Server{Handler: s.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	go server.Serve(l)
 	log.Info("serving", "store", dir, "pid", s.pid)
+	if o.Serving != nil {
+		o.Serving()
+	}
 
 	s.await(ctx)
 	l.Close() // and with it, the socket
@@ -75,7 +101,7 @@ func (s *Server) await(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(firstMount):
 			s.mu.Lock()
-			stay := !s.idleExit || len(s.mounts) > 0
+			stay := !s.IdleExit || len(s.mounts) > 0
 			s.mu.Unlock()
 			if stay {
 				continue

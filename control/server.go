@@ -20,16 +20,20 @@ type Server struct {
 	store *store.Store
 	log   *slog.Logger
 	pid   int // 0 if it serves only its own process
+	ServeOptions
 
 	// using is held for reading by each request that uses the store, and for
 	// writing from when the server gives it up.
 	using sync.RWMutex
 
-	mu       sync.Mutex // guards what follows; not held while anything is mounted or unmounted
-	mounts   map[string]*mounted
-	overlays map[string]*overlay.Overlay // by release
-	idleExit bool                        // leave when the last mount has ended
-	closing  bool                        // no new mount is taken
+	noting sync.Mutex // held while the mounts are written down, and while a list of them for that is made; taken before mu
+
+	mu        sync.Mutex // guards what follows; not held while anything is mounted or unmounted
+	mounts    map[string]*mounted
+	lost      map[string]lost             // by mount point: noted, and not restored
+	restoring bool                        // mounts are being restored: no time to leave
+	overlays  map[string]*overlay.Overlay // by release
+	closing   bool                        // no new mount is taken
 
 	watching sync.WaitGroup // one for each mount
 	stopping sync.Once
@@ -44,6 +48,7 @@ func NewServer(s *store.Store, log *slog.Logger) *Server {
 	return &Server{
 		store: s, log: log,
 		mounts:   make(map[string]*mounted),
+		lost:     make(map[string]lost),
 		overlays: make(map[string]*overlay.Overlay),
 		stopped:  make(chan struct{}),
 		leaving:  make(chan struct{}),
@@ -118,8 +123,12 @@ func (s *Server) status(*http.Request) (any, error) {
 	if err := syscall.Statfs(s.store.Dir, &disk); err != nil {
 		return nil, err
 	}
+	dead, err := s.dead()
+	if err != nil {
+		s.log.Warn("status", "err", err)
+	}
 	return Status{
-		Store: s.store.Dir, Format: store.Format, Server: s.pid,
+		Store: s.store.Dir, Format: store.Format, Server: s.pid, Supervisor: s.supervisor(), Dead: dead,
 		Releases: len(all), Mounts: s.mounted(),
 		DiskSize: disk.Blocks * uint64(disk.Bsize), DiskFree: disk.Bavail * uint64(disk.Bsize),
 		Syncs: s.store.Blobs.Syncs() + s.store.Index.Syncs(),

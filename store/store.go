@@ -29,6 +29,7 @@ const (
 	lockFile   = "lock"
 	socketFile = "control.sock"
 	logFile    = "server.log"
+	mountsFile = "mounts.json"
 	indexDir   = "index"
 	releases   = "releases" // the plain files of each
 )
@@ -205,6 +206,9 @@ func Socket(dir string) string { return filepath.Join(dir, socketFile) }
 
 // Log is the path of the log of a server that has nobody's terminal.
 func Log(dir string) string { return filepath.Join(dir, logFile) }
+
+// Mounts is the path of the note of what a store's server has mounted.
+func Mounts(dir string) string { return filepath.Join(dir, mountsFile) }
 
 // Probe opens a file of the store's disk, by which a mount finds out what the
 // disk can do.

@@ -156,7 +156,18 @@ func (s store) blob(d digest.Digest) string {
 	return filepath.Join(string(s), blobPath(d))
 }
 
-// servers returns the processes that serve the store.
+// server returns the process that serves the store, 0 if there is none.
+func (s store) server() int {
+	for _, pid := range s.servers() {
+		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(args), "--supervised=") {
+			return pid
+		}
+	}
+	return 0
+}
+
+// servers returns the processes that serve the store: the supervisor, which
+// starts the server again if it is killed, and then the server.
 func (s store) servers() []int { return s.processes("serve") }
 
 // processes returns the store's processes that run a command, or any for "".
@@ -170,7 +181,11 @@ func (s store) processes(name string) (pids []int) {
 		}
 		var pid int
 		fmt.Sscanf(path, "/proc/%d/", &pid)
-		pids = append(pids, pid)
+		if strings.Contains(string(text), "--supervised=") {
+			pids = append(pids, pid)
+		} else {
+			pids = append([]int{pid}, pids...)
+		}
 	}
 	return pids
 }

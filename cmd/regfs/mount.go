@@ -154,22 +154,36 @@ func (c *command) mount(ctx context.Context, client *control.Client, req control
 	if req.Detach {
 		return stay.Wait()
 	}
+	for standFor(ctx, client, m, stay) != nil {
+		// A dead server's mount stays until the next one: if it went, a registry
+		// would carry on in the bare directory.
+		fmt.Fprintf(os.Stderr, "regfs: mount %s: the server has gone, waiting for it to come back\n", m.Release)
+		if client, m, stay, err = control.Resume(context.WithoutCancel(ctx), c.dir, req, m); err != nil {
+			if errors.Is(err, control.ErrUnmounted) {
+				return nil
+			}
+			if m.Backend == control.BackendOverlay {
+				return fmt.Errorf("mount %s: %w; the mount works on, mount it again to watch over it", req.Release, err)
+			}
+			return fmt.Errorf("mount %s: %w; mount it again", req.Release, err)
+		}
+		fmt.Fprintln(os.Stderr, describe(m))
+	}
+	control.AwaitExit(c.dir, m.PID)
+	return nil
+}
+
+// standFor stands for a mount until it is gone; an error if it was the server
+// that went. While a server is away, a signal waits for the next one.
+func standFor(ctx context.Context, client *control.Client, m control.Mount, stay *control.Stay) error {
 	stop := context.AfterFunc(ctx, func() {
-		if err := client.Unmount(context.WithoutCancel(ctx), m.Mountpoint, true); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := client.Unmount(context.WithoutCancel(ctx), m.Mountpoint, true)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrLeaving) {
 			fmt.Fprintln(os.Stderr, "regfs:", err)
 		}
 	})
 	defer stop()
-	// A dead server's mount stays until the next one: if it went, a registry
-	// would carry on in the bare directory.
-	if err := stay.Wait(); err != nil {
-		if m.Backend == control.BackendOverlay {
-			return fmt.Errorf("mount %s: %w; the mount works on, mount it again to watch over it", m.Release, err)
-		}
-		return fmt.Errorf("mount %s: %w; mount it again", m.Release, err)
-	}
-	control.AwaitExit(c.dir, m.PID)
-	return nil
+	return stay.Wait()
 }
 
 func describe(m control.Mount) string {

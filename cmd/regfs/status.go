@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -39,12 +40,22 @@ func (c *command) statusCmd() *cobra.Command {
 func printStatus(w io.Writer, s control.Status) error {
 	server := "none runs"
 	if s.Server != 0 {
-		server = fmt.Sprintf("process %d", s.Server)
+		server = fmt.Sprintf("process %d, supervised by process %d", s.Server, s.Supervisor)
+		if s.Supervisor == 0 {
+			server = fmt.Sprintf("process %d, and nobody starts it again after a crash", s.Server)
+		}
 	}
 	fmt.Fprintf(w, "store:     %s (format %d)\n", s.Store, s.Format)
 	fmt.Fprintf(w, "disk:      %s free of %s\n", humanize.Bytes(s.DiskFree), humanize.Bytes(s.DiskSize))
 	fmt.Fprintf(w, "server:    %s\n", server)
 	fmt.Fprintf(w, "releases:  %d, %d mounted\n", s.Releases, len(s.Mounts))
+	for _, d := range s.Dead {
+		why := ""
+		if d.Error != "" {
+			why = " (" + d.Error + ")"
+		}
+		fmt.Fprintf(w, "dead:      %s at %s%s; mount or umount it\n", cmp.Or(d.Release, "a release"), d.Mountpoint, why)
+	}
 	if len(s.Mounts) == 0 {
 		return nil
 	}
