@@ -33,6 +33,13 @@ func Contract(t *testing.T, m Mounts) {
 	}
 }
 
+// Scale runs the clauses about many files, which is where time is looked at.
+func Scale(t *testing.T, m Mounts) {
+	for _, c := range scaleClauses {
+		t.Run(c.name, func(t *testing.T) { c.run(t, m) })
+	}
+}
+
 // Excepted runs what Contract leaves out. Each clause must fail: one that holds
 // is not to be excepted.
 func Excepted(t *testing.T, m Mounts) {
@@ -44,7 +51,7 @@ func Excepted(t *testing.T, m Mounts) {
 }
 
 func clauses() []clause {
-	return slices.Concat(lookupClauses, listingClauses, deleteClauses, commitClauses, lastingClauses, attributeClauses)
+	return slices.Concat(lookupClauses, listingClauses, deleteClauses, commitClauses, lastingClauses, attributeClauses, scaleClauses)
 }
 
 // pushed mounts a release with one image pushed to it, and returns both.

@@ -31,6 +31,18 @@ type Mounts struct {
 	// Except are the clauses that the backend cannot keep, and why, as
 	// docs/posix.md says it.
 	Except map[string]string
+
+	// Slow says that the backend, or the test, is so much slower than usual that
+	// the clauses about many files are to do with a tenth: see [Scale].
+	Slow bool
+}
+
+// many is how many files a clause about many files makes.
+func (m Mounts) many(n int) int {
+	if m.Slow {
+		return n / 10
+	}
+	return n
 }
 
 // remount gives a release a new mount.

@@ -1,0 +1,5 @@
+//go:build race
+
+package mounttest_test
+
+const raceDetector = true
