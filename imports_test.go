@@ -16,6 +16,7 @@ const module = "github.com/regfs/regfs/"
 // Tests may enter any.
 var rooms = map[string][]string{
 	"layout":            {},
+	"imagelist":         {"layout"},
 	"manifest":          {},
 	"beneath":           {},
 	"cas":               {"layout", "beneath"},
@@ -28,13 +29,13 @@ var rooms = map[string][]string{
 	"mountpoint":        {},
 	"archive":           {"cas"},
 	"patch":             {"layout", "archive"},
-	"export":            {"layout", "manifest", "archive", "patch", "cas", "index"},
+	"export":            {"layout", "manifest", "imagelist", "archive", "patch", "cas", "index"},
 	"verify":            {"layout", "manifest", "beneath", "archive", "patch"},
 	"fsck":              {"layout", "manifest", "cas", "index", "store", "export"},
 	"supervise":         {},
 	"control":           {"store", "tree", "fusefs", "overlay", "mountpoint", "export", "index", "fsck"},
 	"bench":             {"registry", "imagetest", "layout", "manifest", "store", "index"},
-	"cmd/regfs":         {"control", "supervise", "fsck", "export", "archive", "verify", "store", "bench", "tree", "overlay", "mountpoint", "cas", "index"},
+	"cmd/regfs":         {"control", "supervise", "fsck", "export", "archive", "imagelist", "verify", "store", "bench", "tree", "overlay", "mountpoint", "cas", "index"},
 	"cas/castest":       {"cas"},
 	"mounttest":         {"layout", "manifest", "tree"},
 	"registry":          {},

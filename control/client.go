@@ -117,10 +117,13 @@ func (c *Client) Images(ctx context.Context, release string) ([]export.Image, er
 	return all, c.ask(ctx, release, "images", &all)
 }
 
-// Inventory lists what an export of a release consists of.
-func (c *Client) Inventory(ctx context.Context, release string) (*export.Inventory, error) {
+// Inventory lists what an export of a part of a release consists of.
+func (c *Client) Inventory(ctx context.Context, release string, part export.Selection) (*export.Inventory, error) {
 	inv := new(export.Inventory)
-	return inv, c.ask(ctx, release, "inventory", inv)
+	if err := index.ValidRelease(release); err != nil {
+		return inv, err
+	}
+	return inv, c.call(ctx, http.MethodPost, "/v1/releases/"+url.PathEscape(release)+"/inventory", part, inv)
 }
 
 // Sync brings into the store and the index what was written to a release, if

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/store"
 	"github.com/regfs/regfs/tree"
@@ -116,7 +117,7 @@ func TestCommands(t *testing.T) {
 			}
 			images, err := c.Images(ctx, "v1.0")
 			ok(t, err)
-			inv, err := c.Inventory(ctx, "v1.0")
+			inv, err := c.Inventory(ctx, "v1.0", export.Selection{})
 			ok(t, err)
 			if len(images) != 0 || inv == nil {
 				t.Errorf("of an empty release: %v, %v", images, inv)
@@ -126,7 +127,7 @@ func TestCommands(t *testing.T) {
 			} {
 				_, err := c.Images(ctx, name)
 				wantError(t, err, kind, name)
-				_, err = c.Inventory(ctx, name)
+				_, err = c.Inventory(ctx, name, export.Selection{})
 				wantError(t, err, kind, name)
 			}
 			wantError(t, c.Unmount(ctx, "/nowhere", false), fs.ErrNotExist, "/nowhere")

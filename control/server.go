@@ -68,7 +68,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /v1/releases", s.answer(s.releases))
 	mux.Handle("POST /v1/releases", s.answer(s.create))
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
-	mux.Handle("GET /v1/releases/{name}/inventory", s.answer(s.inventory))
+	mux.Handle("POST /v1/releases/{name}/inventory", s.answer(s.inventory))
 	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
 	mux.Handle("GET /v1/fsck", s.answer(s.fsck))
 	mux.Handle("POST /v1/umount", s.answer(s.unmount))
@@ -105,8 +105,13 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 // maxRequest bounds what is read of a request: a few paths and flags.
 const maxRequest = 64 << 10
 
-func decode(r *http.Request, into any) error {
-	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxRequest))
+// maxSelection bounds a list of images.
+const maxSelection = 16 << 20
+
+func decode(r *http.Request, into any) error { return decodeUpTo(maxRequest, r, into) }
+
+func decodeUpTo(most int64, r *http.Request, into any) error {
+	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, most))
 	d.DisallowUnknownFields()
 	if err := d.Decode(into); err != nil {
 		return fmt.Errorf("request: %w: %w", err, ErrUsage)
@@ -166,8 +171,12 @@ func (s *Server) images(r *http.Request) (any, error) {
 }
 
 func (s *Server) inventory(r *http.Request) (any, error) {
+	var selection export.Selection
+	if err := decodeUpTo(maxSelection, r, &selection); err != nil {
+		return nil, err
+	}
 	return withRelease(s, r, func(release *index.Release) (*export.Inventory, error) {
-		return export.Take(release, s.store.Blobs), nil
+		return export.TakePart(release, s.store.Blobs, selection)
 	})
 }
 

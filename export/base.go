@@ -22,6 +22,8 @@ type Base struct {
 	blobs map[digest.Digest]bool
 	links map[string]digest.Digest // path → content; empty where releases differ
 	tags  map[string]bool          // repository:tag of any of the releases
+
+	repositories map[string]bool // that have a tag; made when it is first asked for
 }
 
 // BaseOfAll is what one has who has all of some releases.

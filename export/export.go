@@ -65,10 +65,24 @@ type File struct {
 	Blob digest.Digest `json:"blob,omitempty"`
 	Link digest.Digest `json:"link,omitempty"`
 
+	// Role says what a blob is.
+	Role Role `json:"role,omitempty"`
+
 	// NeededBy says which images need a blob, as positions in the inventory's
 	// Images: a base layer has hundreds, whose names would be most of the JSON.
 	NeededBy []int `json:"needed_by,omitempty"`
 }
+
+// A Role is what a blob is to those who need it. Where it is several things to
+// several, it is the last of these.
+type Role string
+
+// The roles.
+const (
+	Config   Role = "config"
+	Layer    Role = "layer"
+	Manifest Role = "manifest"
+)
 
 // Err says why the release cannot be exported: a [*MissingError], a
 // [*DamagedError], or both joined. It is nil if all is well.

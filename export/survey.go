@@ -29,6 +29,7 @@ type revision struct {
 	time    time.Time
 	needs   []index.Need // itself first
 	unknown []digest.Digest
+	subject digest.Digest // what it refers to, if it is a referrer
 	tags    []string
 	within  []*revision // the linked indexes that contain it
 	images  []string    // the names under which users know it
@@ -52,11 +53,20 @@ func survey(release *index.Release, name string) *repository {
 			time:    link.Time,
 			needs:   needs,
 			unknown: release.Unknown(name, link.Digest),
+			subject: subjectOf(release, link.Digest),
 		}
 	}
 	r.relate()
 	r.nameImages()
 	return r
+}
+
+func subjectOf(release *index.Release, d digest.Digest) digest.Digest {
+	m, err := release.Manifest(d)
+	if err != nil {
+		return "" // nothing is known of it, which is said elsewhere
+	}
+	return m.Subject
 }
 
 func readTag(release *index.Release, repo, name string) tag {

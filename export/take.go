@@ -32,11 +32,29 @@ func NewTaker(blobs *cas.Store) *Taker { return &Taker{newSizes(blobs)} }
 
 // Take is [Take].
 func (taker *Taker) Take(release *index.Release) *Inventory {
+	inv, _ := taker.take(release, Selection{}) // all of it is always there
+	return inv
+}
+
+// TakePart is [Take] for a part of a release. That the release has not what was
+// asked for is a [*SelectionError].
+func TakePart(release *index.Release, blobs *cas.Store, part Selection) (*Inventory, error) {
+	return NewTaker(blobs).take(release, part)
+}
+
+func (taker *Taker) take(release *index.Release, part Selection) (*Inventory, error) {
 	t := newTaking(release, taker.sizes)
+	var repos []*repository
 	for _, name := range release.Repositories() {
-		t.repository(survey(release, name))
+		repos = append(repos, survey(release, name))
 	}
-	return t.inventory()
+	if err := part.apply(t, repos); err != nil {
+		return nil, err
+	}
+	for _, repo := range repos {
+		t.repository(repo)
+	}
+	return t.inventory(), nil
 }
 
 // A taking is an inventory in the making. Its maps take each thing once, and
@@ -46,6 +64,7 @@ type taking struct {
 	sizes   sizes
 	links   map[string]digest.Digest // path → content
 	needed  users[digest.Digest]     // blobs that go into the tar
+	roles   map[digest.Digest]Role
 	missing users[digest.Digest]
 	damaged users[damage]
 	wrong   users[damage] // of which a manifest states a wrong size
@@ -59,6 +78,7 @@ func newTaking(release *index.Release, sizes sizes) *taking {
 		sizes:   sizes,
 		links:   make(map[string]digest.Digest),
 		needed:  make(users[digest.Digest]),
+		roles:   make(map[digest.Digest]Role),
 		missing: make(users[digest.Digest]),
 		damaged: make(users[damage]),
 		wrong:   make(users[damage]),
@@ -123,9 +143,22 @@ func (t *taking) need(repo *repository, rev *revision, need index.Need) {
 	case need.Size > 0 && need.Size != size:
 		t.wrongSize(repo, rev, need, size)
 	default:
-		t.needed.add(need.Digest, rev.images)
-		t.layer(repo, rev, need)
+		t.enter(repo, rev, need)
 	}
+}
+
+// enter enters a blob that is there.
+func (t *taking) enter(repo *repository, rev *revision, need index.Need) {
+	t.needed.add(need.Digest, rev.images)
+	t.roles[need.Digest] = max(t.roles[need.Digest], roleOf(need))
+	t.layer(repo, rev, need)
+}
+
+func roleOf(need index.Need) Role {
+	if need.Manifest {
+		return Manifest
+	}
+	return Role(need.Role)
 }
 
 func (t *taking) unreadable(rev *revision, need index.Need, err error) {
@@ -148,8 +181,7 @@ func (t *taking) wrongSize(repo *repository, rev *revision, need index.Need, siz
 	wrong := fmt.Sprintf("has %d bytes, and %d by the manifest, which is wrong", size, need.Size)
 	t.note(rev, fmt.Sprintf("%s %s %s", need.Role, need.Digest, wrong))
 	t.wrong.add(damage{digest: need.Digest, problem: wrong}, rev.images)
-	t.needed.add(need.Digest, rev.images)
-	t.layer(repo, rev, need)
+	t.enter(repo, rev, need)
 }
 
 // absence says why a blob may be absent.
@@ -261,7 +293,7 @@ func (t *taking) blobFiles(images []string) []File {
 	}
 	files := make([]File, 0, len(t.needed)+len(t.links))
 	for d, needers := range t.needed {
-		f := File{Path: layout.BlobDataPath(d), Size: t.sizes.known[d], Blob: d}
+		f := File{Path: layout.BlobDataPath(d), Size: t.sizes.known[d], Blob: d, Role: t.roles[d]}
 		for image := range needers {
 			f.NeededBy = append(f.NeededBy, position[image])
 		}

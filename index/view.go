@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/manifest"
 )
 
 // A State says why a name is there, or is not.
@@ -101,6 +103,10 @@ func (r *Release) Needs(repo string, d digest.Digest) []Need {
 	}
 	return nil
 }
+
+// Manifest returns what is known of a manifest, in whichever release;
+// fs.ErrNotExist if nothing is.
+func (r *Release) Manifest(d digest.Digest) (*manifest.Manifest, error) { return r.db.Manifest(d) }
 
 // Unknown lists the manifests below a linked one of which nothing is known:
 // their blobs were never there.

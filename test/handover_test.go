@@ -121,6 +121,33 @@ func TestHandover(t *testing.T) {
 	})
 	t.Run("the digests that a customer has", func(t *testing.T) { byInventory(t, s, releases, out) })
 	t.Run("a wrong base is refused", func(t *testing.T) { wrongBase(t, s, file("v1.0.tar"), file("v1.2-over-v1.1.tar")) })
+	t.Run("the plan is exact", func(t *testing.T) {
+		for name, args := range map[string][]string{"v1.1.tar": {"v1.1"}, "v1.2-any.tar": {"v1.2", "--works-on-any", "v1.0,v1.1"}} {
+			var plan struct {
+				Size   int64
+				Images []struct{ Name string }
+			}
+			s.mustJSON(t, &plan, append([]string{"export", "-n"}, args...)...)
+			want(t, "size of "+name, plan.Size, fileSize(t, file(name)))
+			if said := s.must(t, append([]string{"export", "-n"}, args...)...); !strings.Contains(said, plan.Images[0].Name) {
+				t.Errorf("the plan does not name %s:\n%s", plan.Images[0].Name, said)
+			}
+		}
+	})
+	t.Run("a list of images", func(t *testing.T) {
+		images := filepath.Join(t.TempDir(), "images.list")
+		part := imagetest.Release{Name: "part", Dir: releases[1].Dir, Images: releases[1].Images[2:5]}
+		text := "# a part of the release\n\n"
+		for _, i := range part.Images {
+			text += "registry.example.com/" + i.Ref() + "\n"
+		}
+		writeFile(t, images, []byte(text))
+		s.must(t, "export", "v1.1", "--images", images, "-o", file("part.tar"))
+		sameSet(t, "part.tar", dumpTar(t, file("part.tar")).files(), closureOf(t, part).dump())
+		writeFile(t, images, []byte(text+"none:1\n"))
+		s.refuses(t, 1, []string{"not in the release: none:1"}, "export", "v1.1", "--images", images, "-o", file("none.tar"))
+		s.refuses(t, 2, []string{"not of the form os/arch"}, "export", "v1.1", "--platform", "linux", "-o", file("none.tar"))
+	})
 	t.Run("tags that are gone are listed", func(t *testing.T) {
 		c := newCustomer(t)
 		c.untar(file("v1.1.tar"))

@@ -16,13 +16,18 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/control"
 	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/imagelist"
 )
 
 type exportFlags struct {
 	output                string
 	force, verify, dryRun bool
+	json                  bool
 	bases, worksOnAny     []string
 	baseInventory         string
+	images                string
+	platforms             []string
+	noReferrers           bool
 }
 
 func (c *command) exportCmd() *cobra.Command {
@@ -42,11 +47,17 @@ the script in it, and "regfs verify --against DIR", refuse a wrong base before
 anything is written. A patch only adds: tags that are no longer in the release
 stay, and are listed in regfs/RELEASE/removed-tags.
 
+--images takes only what a list names, one reference a line; signatures and
+other referrers travel with their image. --platform takes of an index only some
+platforms: the index itself stays as it is, with its digest.
+
 A blob that the release needs and the store has not is an error, and no tar is
 left. Layers that may not be distributed, and platforms that were left out of an
 index, are noted when they are absent.`,
 		Example: `  regfs export v1.1 -o v1.1.tar
   regfs export v1.1 --base v1.0 -o v1.1-over-v1.0.tar
+  regfs export v1.1 --base v1.0 -n           # how large it would be, and why
+  regfs export v1.1 --images core.list --platform linux/amd64 -o core.tar
   tar -xf v1.1.tar -C /var/lib/registry      # on the customer's side
   tar -xOf v1.1-over-v1.0.tar regfs/v1.1/apply.sh | sh -s v1.1-over-v1.0.tar /var/lib/registry`,
 		Args: exactly("RELEASE"),
@@ -65,6 +76,10 @@ index, are noted when they are absent.`,
 	f.StringArrayVar(&flags.bases, "base", nil, "a patch for who has this release; repeat it for who has several")
 	f.StringVar(&flags.baseInventory, "base-inventory", "", "a patch for who has the blobs listed in this file, or - for standard input")
 	f.StringSliceVar(&flags.worksOnAny, "works-on-any", nil, "a patch for who has any one of these releases")
+	f.BoolVar(&flags.json, "json", false, "with --dry-run, print the plan as JSON")
+	f.StringVar(&flags.images, "images", "", "only the images listed in this file, or - for standard input")
+	f.StringSliceVar(&flags.platforms, "platform", nil, "of an index only this platform, as os/arch[/variant]; may be repeated")
+	f.BoolVar(&flags.noReferrers, "no-referrers", false, "leave out signatures, attestations and other referrers of images")
 	return cmd
 }
 
@@ -76,10 +91,38 @@ func (f exportFlags) check(cmd *cobra.Command) error {
 		err = errors.New("export: --output is missing; \"-\" is standard output")
 	case len(f.worksOnAny) > 0 && len(f.bases) > 0:
 		err = errors.New("export: --base is for who has all of the releases, --works-on-any for who has one of them")
-	default:
-		return checkOutput(f)
+	case f.json && !f.dryRun:
+		err = errors.New("export: --json is for --dry-run")
+	case f.images == "-" && f.baseInventory == "-":
+		err = errors.New("export: standard input cannot be both --images and --base-inventory")
 	}
-	return usage(cmd, err)
+	for _, p := range f.platforms {
+		err = errors.Join(err, export.ParsePlatform(p))
+	}
+	if err != nil {
+		return usage(cmd, err)
+	}
+	return checkOutput(f)
+}
+
+// selection reads which part of the release is wanted.
+func (f exportFlags) selection() (export.Selection, error) {
+	s := export.Selection{Platforms: f.platforms, NoReferrers: f.noReferrers}
+	if f.images == "" {
+		return s, nil
+	}
+	list, err := openInput(f.images)
+	if err == nil {
+		defer list.Close()
+		s.Images, err = imagelist.Read(f.images, list)
+	}
+	if err == nil && len(s.Images) == 0 {
+		err = fmt.Errorf("%s: no image in it", f.images)
+	}
+	if err != nil {
+		return s, fmt.Errorf("export: images: %w", err)
+	}
+	return s, nil
 }
 
 func (f exportFlags) isPatch() bool {
@@ -87,7 +130,11 @@ func (f exportFlags) isPatch() bool {
 }
 
 func (c *command) export(ctx context.Context, release string, flags exportFlags) error {
-	inv, err := c.inventory(ctx, release)
+	selection, err := flags.selection()
+	if err != nil {
+		return err
+	}
+	inv, err := c.inventory(ctx, release, selection)
 	if err != nil {
 		return err
 	}
@@ -103,8 +150,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	}
 	size := p.files.Size()
 	if flags.dryRun {
-		_, err := fmt.Printf("%s: %s, %s\n", p.name, p.contents(), humanize.Bytes(uint64(size)))
-		return err
+		return p.tell(size, flags.json)
 	}
 	return c.write(ctx, p, size, flags)
 }
@@ -113,6 +159,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 type parcel struct {
 	name  string
 	inv   *export.Inventory // whose images need the blobs
+	patch *export.Patch     // nil if it is none
 	files archive.Archive
 }
 
@@ -129,7 +176,7 @@ func (p *parcel) contents() string {
 // parcel decides what goes into the export.
 func (c *command) parcel(ctx context.Context, inv *export.Inventory, flags exportFlags) (*parcel, error) {
 	if !flags.isPatch() {
-		return &parcel{inv.Release, inv, inv.Archive()}, nil
+		return &parcel{name: inv.Release, inv: inv, files: inv.Archive()}, nil
 	}
 	base, name, err := c.base(ctx, inv, flags)
 	if err != nil {
@@ -141,7 +188,7 @@ func (c *command) parcel(ctx context.Context, inv *export.Inventory, flags expor
 			count(len(gone), "tag"), inv.Release, inv.Release)
 	}
 	files, err := patch.Archive()
-	return &parcel{inv.Release + " over " + name, &patch.Inventory, files}, err
+	return &parcel{inv.Release + " over " + name, &patch.Inventory, patch, files}, err
 }
 
 // base reads what the customer has.
@@ -149,7 +196,7 @@ func (c *command) base(ctx context.Context, inv *export.Inventory, flags exportF
 	var all []*export.Inventory
 	names := append(flags.bases, flags.worksOnAny...)
 	for _, release := range names {
-		had, err := c.inventory(ctx, release)
+		had, err := c.inventory(ctx, release, export.Selection{})
 		if err == nil {
 			err = had.Err() // who has the release has not got it from here
 		}
@@ -217,9 +264,9 @@ func (c *command) write(ctx context.Context, p *parcel, size int64, flags export
 	return nil
 }
 
-func (c *command) inventory(ctx context.Context, release string) (inv *export.Inventory, err error) {
+func (c *command) inventory(ctx context.Context, release string, part export.Selection) (inv *export.Inventory, err error) {
 	err = c.with(ctx, func(client *control.Client) error {
-		inv, err = client.Inventory(ctx, release)
+		inv, err = client.Inventory(ctx, release, part)
 		return err
 	})
 	return inv, err
