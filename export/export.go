@@ -100,8 +100,8 @@ func (inv *Inventory) Err() error {
 	return errors.Join(errs...)
 }
 
-// imagesOf names the images that need a blob.
-func (inv *Inventory) imagesOf(f File) []string {
+// ImagesOf names the images that need a blob.
+func (inv *Inventory) ImagesOf(f File) []string {
 	var images []string
 	for _, i := range f.NeededBy {
 		if i >= 0 && i < len(inv.Images) { // it came through a socket
@@ -171,7 +171,7 @@ func (inv *Inventory) Blame(err error) error {
 func (inv *Inventory) needers(d digest.Digest) []string {
 	for _, f := range inv.Files {
 		if f.Blob == d {
-			return inv.imagesOf(f)
+			return inv.ImagesOf(f)
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ func (inv *Inventory) Plan() *Plan {
 		if f.Blob == "" {
 			continue
 		}
-		p.Blobs = append(p.Blobs, BlobShare{f.Blob, f.Role, f.Size, inv.imagesOf(f)})
+		p.Blobs = append(p.Blobs, BlobShare{f.Blob, f.Role, f.Size, inv.ImagesOf(f)})
 		for _, i := range f.NeededBy {
 			shares[i].Bytes += f.Size
 			if len(f.NeededBy) == 1 {

@@ -283,7 +283,7 @@ func TestDanglingTags(t *testing.T) {
 
 func TestNeededByOutOfRange(t *testing.T) {
 	inv := &Inventory{Images: []string{"app:1"}}
-	got := inv.imagesOf(File{NeededBy: []int{-1, 0, 1}})
+	got := inv.ImagesOf(File{NeededBy: []int{-1, 0, 1}})
 	if !slices.Equal(got, []string{"app:1"}) {
 		t.Errorf("images %v", got)
 	}

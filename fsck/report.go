@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // A Kind is what a finding is about.
@@ -50,11 +52,14 @@ type Affected struct {
 
 // A Report is what a check has found.
 type Report struct {
-	Releases int       `json:"releases"`
-	Images   int       `json:"images"`
-	Blobs    int       `json:"blobs"` // that releases need
-	Bytes    int64     `json:"bytes"` // of those
-	Findings []Finding `json:"findings"`
+	Releases int   `json:"releases"`
+	Images   int   `json:"images"`
+	Blobs    int   `json:"blobs"` // that releases need
+	Bytes    int64 `json:"bytes"` // of those
+	// Read is what a scan has read.
+	Read      int       `json:"read,omitempty"`
+	ReadBytes int64     `json:"read_bytes,omitempty"`
+	Findings  []Finding `json:"findings"`
 }
 
 // Damage says how many findings are damage that is not repaired.
@@ -138,6 +143,26 @@ func (r *Report) add(f Finding) {
 		}
 	}
 	r.Findings = append(r.Findings, f)
+}
+
+// Merge enters what a scan has found, and the images that it concerns, which
+// only the index knows: see [Affects]. What the check had found already is not
+// told twice.
+func (r *Report) Merge(scan Result, affects map[digest.Digest][]Affected) {
+	r.Read, r.ReadBytes = scan.Blobs, scan.Bytes
+	for _, b := range scan.Bad {
+		kind := Damaged
+		if b.Unreadable {
+			kind = Unreadable
+		}
+		known := slices.ContainsFunc(r.Findings, func(f Finding) bool {
+			return f.Object == b.Digest.String() && (f.Kind == Damaged || f.Kind == Unreadable)
+		})
+		if !known {
+			r.add(Finding{Kind: kind, Damage: true, Object: b.Digest.String(), Problem: b.Problem, Affected: affects[b.Digest]})
+		}
+	}
+	r.sort()
 }
 
 func (r *Report) sort() {

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
@@ -11,28 +15,94 @@ import (
 	"github.com/regfs/regfs/fsck"
 )
 
+type fsckOptions struct {
+	data   bool
+	rate   string
+	asJSON bool
+}
+
 func (c *command) fsckCmd() *cobra.Command {
-	var asJSON bool
+	var o fsckOptions
 	cmd := &cobra.Command{
 		Use:   "fsck",
 		Short: "Check the store, and mend it",
 		Long: `Fsck holds the index against the store: every blob that a release needs must be
 there and have the size that its manifests state, and the index must have all
-its records. It works while releases are mounted and pushed to.`,
-		Example: `  regfs fsck`,
-		Args:    exactly(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.with(cmd.Context(), func(client *control.Client) error {
-				report, err := client.Check(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return tell(cmd.OutOrStdout(), report, asJSON)
-			})
-		},
+its records. It works while releases are mounted and pushed to.
+
+With --data it also reads and hashes every blob, on all processors. Interrupted,
+the next --data goes on where it was; after a whole one the next begins anew.
+
+The exit code is 3 when something is damaged, and 0 when not.`,
+		Example: `  regfs fsck
+  regfs fsck --data --rate 100MB/s
+  regfs fsck --json | jq -r '.findings[] | select(.damage) | .affected[]? | .release, .images[]'`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.fsck(cmd, o) },
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&o.data, "data", false, "read every blob")
+	cmd.Flags().StringVar(&o.rate, "rate", "", "with --data, read at most so much in a second, such as 100MB/s")
+	cmd.Flags().BoolVar(&o.asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func (c *command) fsck(cmd *cobra.Command, o fsckOptions) error {
+	rate, err := parseRate(o.rate)
+	if err != nil {
+		return usage(cmd, err)
+	}
+	if rate > 0 && !o.data {
+		return usage(cmd, errors.New("--rate is for --data"))
+	}
+	report, err := c.check(cmd.Context(), o.data, rate)
+	if err != nil {
+		return err
+	}
+	return tell(cmd.OutOrStdout(), report, o.asJSON)
+}
+
+// check lets go of the store while the blobs are read, which may take hours:
+// without a server, nobody else could have it.
+func (c *command) check(ctx context.Context, data bool, rate int64) (report *fsck.Report, err error) {
+	err = c.with(ctx, func(client *control.Client) error {
+		report, err = client.Check(ctx)
+		return err
+	})
+	if err != nil || !data {
+		return report, err
+	}
+	result, err := c.scan(ctx, rate)
+	if err != nil {
+		return nil, err
+	}
+	err = c.with(ctx, func(client *control.Client) error {
+		affects, err := client.Affects(ctx, result.Digests())
+		report.Merge(result, affects)
+		return err
+	})
+	return report, err
+}
+
+func (c *command) scan(ctx context.Context, rate int64) (fsck.Result, error) {
+	_, size, err := fsck.Measure(ctx, c.dir)
+	if err != nil {
+		return fsck.Result{}, err
+	}
+	bar := newProgress(size, "reading blobs")
+	defer bar.Finish()
+	return fsck.Scan(ctx, c.dir, fsck.Options{Rate: rate, Progress: func(n int64) { bar.Add64(n) }})
+}
+
+// parseRate reads "100MB/s", "100MB" or "100MiB/s".
+func parseRate(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := humanize.ParseBytes(strings.TrimSuffix(text, "/s"))
+	if err != nil || n == 0 || n > math.MaxInt64 {
+		return 0, fmt.Errorf("--rate %s: no number of bytes, such as 100MB/s", text)
+	}
+	return int64(n), nil
 }
 
 // tell prints a report; damage is an error.
@@ -63,6 +133,9 @@ func printFindings(w io.Writer, r *fsck.Report) {
 				fmt.Fprintf(w, "  %s %s\n", a.Release, image)
 			}
 		}
+	}
+	if r.Read > 0 {
+		fmt.Fprintf(w, "%d blobs (%s) read\n", r.Read, humanize.Bytes(uint64(r.ReadBytes)))
 	}
 	fmt.Fprintf(w, "%d releases, %d images, %d blobs (%s) checked: %s\n",
 		r.Releases, r.Images, r.Blobs, humanize.Bytes(uint64(r.Bytes)), r.Verdict())
