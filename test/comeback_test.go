@@ -69,8 +69,8 @@ func answers(dir string) bool { return errnoOf(dir) == nil }
 func errnoOf(path string) error {
 	answer := make(chan error, 1)
 	go func() {
-		var st unix.Stat_t
-		answer <- unix.Lstat(path, &st)
+		var st unix.Statfs_t // and not a Stat_t: the kernel keeps attributes, a dead server's too
+		answer <- unix.Statfs(path, &st)
 	}()
 	select {
 	case err := <-answer:

@@ -27,6 +27,7 @@ const (
 	unwhole   kind = "release that is not whole"
 	leftover  kind = "left over"
 	unopened  kind = "store that does not open"
+	unsound   kind = "store that fsck finds fault with"
 )
 
 // A tally counts what a test has done.
@@ -38,6 +39,7 @@ type tally struct {
 
 	acknowledged, removed int // manifests
 	pulled, blobs, lost   int
+	cameBack              int // rounds in which the supervisor brought the server back
 }
 
 func newTally(name string) *tally {
@@ -67,8 +69,8 @@ func (c *tally) testedEnough(rounds int) error {
 
 func (c *tally) String() string {
 	return fmt.Sprintf("%s: %d rounds; crashes: %s; rounds with a request under way: %s; "+
-		"%d manifests acknowledged, %d removed, %d images and %d single blobs pulled, %d losses",
-		c.name, c.rounds, list(c.crashes), list(c.underWay), c.acknowledged, c.removed, c.pulled, c.blobs, c.lost)
+		"in %d the supervisor brought the server back; %d manifests acknowledged, %d removed, %d images and %d single blobs pulled, %d losses",
+		c.name, c.rounds, list(c.crashes), list(c.underWay), c.cameBack, c.acknowledged, c.removed, c.pulled, c.blobs, c.lost)
 }
 
 func list(counts map[string]int) string {

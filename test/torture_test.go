@@ -102,6 +102,8 @@ type ordeal struct {
 	registries map[registrytest.Version]*registrytest.Registry
 	registry   *registrytest.Registry // the one that runs
 	recovery   time.Duration          // how long the last one took
+	killed     int                    // the process that was the server
+	inARow     int                    // crashes since the supervisor was started
 }
 
 // imagesAStore is more than ten rounds push.
@@ -150,6 +152,7 @@ type plan struct {
 	delay   time.Duration // and so long, the crash comes
 	again   []crash       // and these while the next server starts
 	stale   bool          // the dead server's mount is still there then
+	alone   bool          // only the server dies: its supervisor starts the next, the registry runs on
 }
 
 // A crash comes when the part of the recovery is over that the last one says.
@@ -162,13 +165,17 @@ func (o *ordeal) plan() plan {
 	p := plan{
 		seed: o.random.Uint64(), answers: 1 + o.random.IntN(200),
 		delay: time.Duration(o.random.IntN(15_000)) * time.Microsecond,
-		stale: o.random.IntN(2) == 0,
+		stale: o.random.IntN(2) == 0, alone: o.random.IntN(2) == 0 && o.disk == nil,
 	}
 	if o.number%3 == 2 {
 		p.answers += 80 // some images at least, even in a short run
 	}
 	for o.random.IntN(2) == 0 && len(p.again) < 2 {
 		p.again = append(p.again, crash{1.1 * o.random.Float64(), o.random.IntN(2) == 0})
+	}
+	// A supervisor waits longer after each crash in a row, and gives up after eight.
+	if o.inARow += 1 + len(p.again); o.inARow > 4 || !p.alone {
+		p.alone, o.inARow = false, 0
 	}
 	return p
 }
@@ -183,9 +190,13 @@ func (o *ordeal) round() []loss {
 	o.load(p)
 	evidence := o.keep()
 	for _, c := range p.again {
-		o.crashRecovery(c)
+		if p.alone {
+			o.killNext(c)
+		} else {
+			o.crashRecovery(c)
+		}
 	}
-	losses := o.recover()
+	losses := o.recover(p)
 	if len(losses) == 0 {
 		losses = o.check(false)
 	}
@@ -211,7 +222,12 @@ func (o *ordeal) load(p plan) {
 	time.Sleep(p.delay)
 	pushers.crashing()
 	under := o.ledger.busy()
+	old := o.store.server()
 	end := func() {
+		if p.alone {
+			ok(o.t, syscall.Kill(old, syscall.SIGKILL))
+			return
+		}
 		o.store.kill(o.t, o.mount, func() { pushers.stop(); o.registry.Stop() })
 		if o.disk != nil || !p.stale {
 			tearDown(o.dir) // if it is still there
@@ -223,6 +239,7 @@ func (o *ordeal) load(p plan) {
 		end()
 	}
 	o.crashed(o.disk != nil, "while clients pushed")
+	o.killed = old
 	for _, kind := range under {
 		o.underWay[kind]++
 	}
@@ -251,11 +268,37 @@ func (o *ordeal) crashRecovery(c crash) {
 	o.crashed(power, where)
 }
 
-// recover starts a server, and a registry. Nothing of what was half done is
-// left then.
-func (o *ordeal) recover() (losses []loss) {
+// killNext waits for the server that the supervisor starts, and kills it before
+// it is done.
+func (o *ordeal) killNext(c crash) {
+	o.t.Helper()
+	next := 0
+	if !within(mountTime, func() bool { next = o.store.server(); return next != 0 && next != o.killed }) {
+		o.t.Fatalf("no server has come back after %v\n%s", mountTime, o.mount.Log())
+	}
+	time.Sleep(time.Duration(c.at * float64(o.recovery)))
+	where := "in the recovery"
+	if answers(o.dir) {
+		where = "after the recovery"
+	}
+	ok(o.t, syscall.Kill(next, syscall.SIGKILL))
+	o.crashed(false, where)
+	o.killed = next
+}
+
+// recover starts a server, or waits for the one that the supervisor starts, and
+// a registry. Nothing of what was half done is left then.
+func (o *ordeal) recover(p plan) (losses []loss) {
 	o.t.Helper()
 	begun := time.Now()
+	if p.alone {
+		back := func() bool { is := o.store.server(); return is != 0 && is != o.killed && answers(o.dir) }
+		if !within(mountTime, back) {
+			return []loss{{unopened, "has not come back: " + o.mount.Log()}}
+		}
+		o.cameBack++
+		return o.store.leftovers(o.t)
+	}
 	o.mount = o.store.startMount(o.t, o.dir, "v1")
 	if !o.mount.up() {
 		return []loss{{unopened, "not mounted again: " + o.mount.Log()}}
@@ -279,6 +322,9 @@ func (o *ordeal) check(all bool) (losses []loss) {
 	losses = append(losses, o.pull(there, all)...)
 	if o.disk == nil {
 		losses = append(losses, o.checkBlobs()...)
+	}
+	if res := o.store.regfs(o.t, "fsck", "--data"); res.code != 0 {
+		losses = append(losses, loss{unsound, "fsck: " + res.stdout + res.stderr})
 	}
 	if res := o.store.regfs(o.t, "export", "v1", "--verify", "-o", "/dev/null"); res.code != 0 {
 		losses = append(losses, loss{unwhole, "export: " + res.stderr})
