@@ -8,6 +8,7 @@
 package fusefs
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -42,6 +43,9 @@ type Options struct {
 	// Probe is a file of the store's disk, by which is found out whether
 	// passthrough works there.
 	Probe *os.File
+	// Nodes is how many nodes the kernel may know by lookups before it is told to
+	// forget some; 0 is 100,000.
+	Nodes int
 	Log   *slog.Logger
 }
 
@@ -68,6 +72,7 @@ func New(mountpoint string, t *tree.FS, o Options) (*Mount, error) {
 	}
 	zero := time.Duration(0)
 	m.requests.counts = make(map[string]uint64)
+	m.requests.known = newKnown(cmp.Or(o.Nodes, maxKnown), func(parent uint64, name string) { m.server.EntryNotify(parent, name) })
 	m.requests.RawFileSystem = gofuse.NewNodeFS(&dir{node{mount: m}}, &gofuse.Options{
 		EntryTimeout:    &zero,
 		AttrTimeout:     &zero,

@@ -9,11 +9,13 @@ import (
 
 // requests stands between the kernel and go-fuse's tree of nodes. It counts
 // what the kernel asks, by the names of fuse(4)'s requests, and says of a name
-// that is absent how long that holds, which nodes cannot.
+// that is absent how long that holds, which nodes cannot, and keeps account of
+// what the kernel knows.
 //
 // FORGET is not counted: nobody waits for it.
 type requests struct {
 	fuse.RawFileSystem
+	known *known
 
 	mu     sync.Mutex // guards counts; a leaf
 	counts map[string]uint64
@@ -37,6 +39,7 @@ func (m *Mount) Requests() map[string]uint64 {
 func (r *requests) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
 	r.count("LOOKUP")
 	status := r.RawFileSystem.Lookup(cancel, h, name, out)
+	r.note(status, h, name, out)
 	if status == fuse.ENOENT && out.EntryTimeout() > 0 {
 		return fuse.OK
 	}

@@ -47,6 +47,15 @@ func TestContractWithoutPassthrough(t *testing.T) {
 	mounttest.Contract(t, s.suite())
 }
 
+// TestForgetful: where the kernel is told again and again to forget what it has
+// looked up, nothing else is different.
+func TestForgetful(t *testing.T) {
+	long(t)
+	s := startServer(t, 10*time.Minute, "MOUNTTEST_NODES=16")
+	mounttest.Posix(t, s.Mount(t, "posix", mounttest.ReuseStore))
+	mounttest.Contract(t, s.suite())
+}
+
 func TestPosixOnOverlay(t *testing.T) {
 	long(t)
 	s := startServer(t, 5*time.Minute)

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -114,8 +115,9 @@ func (h *host) mount(release string, reuse tree.Reuse, dir string) error {
 	if m.probe, err = h.store.Probe(); err != nil {
 		return err
 	}
+	nodes, _ := strconv.Atoi(os.Getenv("MOUNTTEST_NODES"))
 	m.mount, err = fusefs.New(dir, m.tree, fusefs.Options{
-		Source: h.store.Dir, AllowOther: true, Probe: m.probe, Log: h.log,
+		Source: h.store.Dir, AllowOther: true, Probe: m.probe, Log: h.log, Nodes: nodes,
 		NoPassthrough: os.Getenv("MOUNTTEST_NO_PASSTHROUGH") != "",
 	})
 	if err != nil {
