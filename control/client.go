@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -51,14 +52,20 @@ func Dial(dir string, log *slog.Logger) (*Client, error) {
 	}
 }
 
-// dialServer returns nil if no server answers.
+// dialServer returns nil if no server answers that belongs to the store's owner.
 func dialServer(dir string) *Client {
 	dial := func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
 		err = withSocket(dir, func(addr string) error {
 			conn, err = new(net.Dialer).DialContext(ctx, "unix", addr)
 			return err
 		})
-		return conn, err
+		if err != nil {
+			return nil, err
+		}
+		if err := checkServer(dir, conn); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
 	}
 	conn, err := dial(context.Background(), "", "")
 	if err != nil {
@@ -66,6 +73,23 @@ func dialServer(dir string) *Client {
 	}
 	conn.Close()
 	return newClient(dial, func() error { return nil })
+}
+
+// checkServer: where others may write to a store's directory, or to the one
+// above it, the socket may be anybody's.
+func checkServer(dir string, conn net.Conn) error {
+	uid, err := peer(conn.(*net.UnixConn))
+	if err != nil {
+		return err
+	}
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return err
+	}
+	if uid != st.Uid {
+		return fmt.Errorf("the server belongs to the user with the number %d, the store to %d: %w", uid, st.Uid, fs.ErrPermission)
+	}
+	return nil
 }
 
 // serveSelf is a client and its server in one process.

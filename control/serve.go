@@ -64,7 +64,7 @@ func Serve(ctx context.Context, dir string, o ServeOptions, log *slog.Logger) er
 		log.Error("take over mounts", "err", err)
 	}
 	s.restore()
-	server := &http.Server{Handler: s.handler(), ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	server := newHTTPServer(s.handler(), log)
 	go server.Serve(l)
 	log.Info("serving", "store", dir, "pid", s.pid)
 	if o.Serving != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
@@ -77,15 +78,12 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-// answer turns what a request gives into JSON.
+// answer turns what a request gives into JSON. While that is on its way, which
+// may take as long as the caller likes, the store is not in use.
 func (s *Server) answer(f func(*http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.using.TryRLock() {
-			s.fail(w, ErrLeaving)
-			return
-		}
-		defer s.using.RUnlock()
-		out, err := f(r)
+		out, err := s.use(r, f)
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writePatience))
 		if err != nil {
 			s.fail(w, err)
 			return
@@ -95,6 +93,14 @@ func (s *Server) answer(f func(*http.Request) (any, error)) http.Handler {
 			s.log.Debug("answer not sent", "path", r.URL.Path, "err", err)
 		}
 	})
+}
+
+func (s *Server) use(r *http.Request, f func(*http.Request) (any, error)) (any, error) {
+	if !s.using.TryRLock() {
+		return nil, ErrLeaving
+	}
+	defer s.using.RUnlock()
+	return f(r)
 }
 
 func (s *Server) fail(w http.ResponseWriter, err error) {
