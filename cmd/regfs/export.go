@@ -139,7 +139,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 		return err
 	}
 	for _, note := range inv.Notes {
-		fmt.Fprintln(os.Stderr, "note:", note)
+		fmt.Fprintln(stderr, "note:", note)
 	}
 	if err := inv.Err(); err != nil {
 		return err
@@ -184,7 +184,7 @@ func (c *command) parcel(ctx context.Context, inv *export.Inventory, flags expor
 	}
 	patch := inv.Over(base)
 	if gone := patch.Removed(); len(gone) > 0 {
-		fmt.Fprintf(os.Stderr, "note: a patch only adds: %s of the base stay, which %s has not; they are listed in regfs/%s/removed-tags\n",
+		fmt.Fprintf(stderr, "note: a patch only adds: %s of the base stay, which %s has not; they are listed in regfs/%s/removed-tags\n",
 			count(len(gone), "tag"), inv.Release, inv.Release)
 	}
 	files, err := patch.Archive()
@@ -221,7 +221,7 @@ func (c *command) base(ctx context.Context, inv *export.Inventory, flags exportF
 	defer f.Close()
 	damaged, err := base.AddDigests(inv, flags.baseInventory, f)
 	for _, d := range damaged {
-		fmt.Fprintf(os.Stderr, "note: blob %s is damaged at the customer's, and sent again\n", d)
+		fmt.Fprintf(stderr, "note: blob %s is damaged at the customer's, and sent again\n", d)
 	}
 	return base, strings.TrimPrefix(name+" and "+flags.baseInventory, " and "), err
 }
@@ -260,7 +260,7 @@ func (c *command) write(ctx context.Context, p *parcel, size int64, flags export
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", flags.output, p.contents(), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
+	fmt.Fprintf(stderr, "%s: %s, %s in %s\n", flags.output, p.contents(), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 

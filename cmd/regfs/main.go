@@ -39,7 +39,7 @@ func main() {
 	}
 	code := exitCode(ctx, err)
 	if exit := new(exec.ExitError); !errors.As(err, &exit) { // a server that we started has spoken already
-		fmt.Fprintln(os.Stderr, "regfs:", err)
+		fmt.Fprintln(stderr, "regfs:", err)
 	}
 	os.Exit(code)
 }

@@ -138,7 +138,7 @@ func (c *command) startServer(detach bool) (*control.Client, error) {
 	defer log.Close()
 	client, err := control.DialOrStart(c.dir, argv, log)
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
-		fmt.Fprintln(os.Stderr, "regfs: the server did not start; see the end of", log.Name())
+		fmt.Fprintln(stderr, "regfs: the server did not start; see the end of", log.Name())
 	}
 	return client, err
 }
@@ -150,14 +150,14 @@ func (c *command) mount(ctx context.Context, client *control.Client, req control
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(os.Stderr, describe(m))
+	fmt.Fprintln(stderr, describe(m))
 	if req.Detach {
 		return stay.Wait()
 	}
 	for standFor(ctx, client, m, stay) != nil {
 		// A dead server's mount stays until the next one: if it went, a registry
 		// would carry on in the bare directory.
-		fmt.Fprintf(os.Stderr, "regfs: mount %s: the server has gone, waiting for it to come back\n", m.Release)
+		fmt.Fprintf(stderr, "regfs: mount %s: the server has gone, waiting for it to come back\n", m.Release)
 		if client, m, stay, err = control.Resume(context.WithoutCancel(ctx), c.dir, req, m); err != nil {
 			if errors.Is(err, control.ErrUnmounted) {
 				return nil
@@ -167,7 +167,7 @@ func (c *command) mount(ctx context.Context, client *control.Client, req control
 			}
 			return fmt.Errorf("mount %s: %w; mount it again", req.Release, err)
 		}
-		fmt.Fprintln(os.Stderr, describe(m))
+		fmt.Fprintln(stderr, describe(m))
 	}
 	control.AwaitExit(c.dir, m.PID)
 	return nil
@@ -179,7 +179,7 @@ func standFor(ctx context.Context, client *control.Client, m control.Mount, stay
 	stop := context.AfterFunc(ctx, func() {
 		err := client.Unmount(context.WithoutCancel(ctx), m.Mountpoint, true)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, control.ErrLeaving) {
-			fmt.Fprintln(os.Stderr, "regfs:", err)
+			fmt.Fprintln(stderr, "regfs:", err)
 		}
 	})
 	defer stop()

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,6 +44,8 @@ catalog see one release only.`,
 		SilenceUsage: true, SilenceErrors: true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { return c.clean() },
 	}
+	root.SetOut(stdout)
+	root.SetErr(stderr)
 	root.PersistentFlags().StringVar(&c.dir, "store", storeFromEnv(), "the store's directory; $REGFS_STORE if set")
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "log what happens, not only what goes wrong")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
@@ -85,22 +89,25 @@ func (c *command) clean() error {
 // exists. It touches the directories above the last name only: a mount point
 // may be dead, or hang.
 func resolve(path string) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
-	if err != nil {
-		return abs, nil // whoever uses it will say what is wrong
-	}
-	abs = filepath.Join(dir, filepath.Base(abs))
-	if target, err := os.Readlink(abs); err == nil {
-		if !filepath.IsAbs(target) {
-			target = filepath.Join(dir, target)
+	for range 40 { // the kernel's own bound on symlinks that lead to symlinks
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return "", err
 		}
-		return resolve(target)
+		dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+		if err != nil {
+			return abs, nil // whoever uses it will say what is wrong
+		}
+		abs = filepath.Join(dir, filepath.Base(abs))
+		target, err := os.Readlink(abs)
+		if err != nil {
+			return abs, nil
+		}
+		if path = target; !filepath.IsAbs(target) {
+			path = filepath.Join(dir, target)
+		}
 	}
-	return abs, nil
+	return "", &fs.PathError{Op: "resolve", Path: path, Err: syscall.ELOOP}
 }
 
 func usage(cmd *cobra.Command, err error) error {

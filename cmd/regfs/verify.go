@@ -51,9 +51,9 @@ func verifyIt(ctx context.Context, name string, flags verifyFlags) error {
 		return fmt.Errorf("verify %s: %w", name, err)
 	}
 	if flags.json {
-		err = printJSON(os.Stdout, report)
+		err = printJSON(stdout, report)
 	} else {
-		err = printVerified(os.Stdout, name, flags.against, report)
+		err = printVerified(stdout, name, flags.against, report)
 	}
 	if err == nil && report.Err() != nil {
 		err = fmt.Errorf("verify %s: %w", name, report.Err())
