@@ -25,8 +25,14 @@ type output struct {
 	ways []way
 }
 
-func newOutput(w io.Writer, tell func(int64)) *output {
-	o := &output{w: w, tell: tell, buffer: make([]byte, 0, bufferSize)}
+func newOutput(w io.Writer, tell func(int64)) *output { return newOutputWith(w, tell, nil) }
+
+// newOutputWith takes the buffer of an output that is done, if there is one.
+func newOutputWith(w io.Writer, tell func(int64), buffer []byte) *output {
+	if buffer == nil {
+		buffer = make([]byte, 0, bufferSize)
+	}
+	o := &output{w: w, tell: tell, buffer: buffer}
 	if file, ok := w.(*os.File); ok {
 		o.conn, o.ways = waysInto(file)
 	}

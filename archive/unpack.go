@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -39,12 +41,15 @@ func Unpack(r io.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(b), nil
 }
 
-// Unpacked reads a blob and tells of what it is compressed from the size, and
-// the digest by sha256.
-func Unpacked(ctx context.Context, blobs Opener, blob digest.Digest) (size int64, d digest.Digest, err error) {
+// Unpacked reads a blob, and tells of what it is compressed from the size and
+// the digest.
+func Unpacked(ctx context.Context, blobs Opener, blob digest.Digest, algorithm digest.Algorithm) (size int64, d digest.Digest, err error) {
 	f, err := blobs.Open(blob)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, "", ErrGone
+	}
 	if err != nil {
-		return 0, "", err
+		return 0, "", cause(err)
 	}
 	defer f.Close()
 	r, err := Unpack(f)
@@ -52,7 +57,7 @@ func Unpacked(ctx context.Context, blobs Opener, blob digest.Digest) (size int64
 		return 0, "", err
 	}
 	defer r.Close()
-	hash := digest.SHA256.Digester()
+	hash := algorithm.Digester()
 	size, err = io.Copy(hash.Hash(), interruptible{ctx, r})
 	return size, hash.Digest(), err
 }

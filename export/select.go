@@ -264,3 +264,7 @@ func subjectOfTag(name string) digest.Digest {
 	}
 	return d
 }
+
+// IsReferrerTag says whether a tag is one that clients make of a digest, for
+// what refers to the image.
+func IsReferrerTag(tag string) bool { return subjectOfTag(tag) != "" }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/control"
 	"github.com/regfs/regfs/export"
+	"github.com/regfs/regfs/formats"
 	"github.com/regfs/regfs/imagelist"
 )
 
@@ -28,6 +30,7 @@ type exportFlags struct {
 	images                string
 	platforms             []string
 	noReferrers           bool
+	format, dir, host     string
 }
 
 func (c *command) exportCmd() *cobra.Command {
@@ -51,12 +54,18 @@ stay, and are listed in regfs/RELEASE/removed-tags.
 other referrers travel with their image. --platform takes of an index only some
 platforms: the index itself stays as it is, with its digest.
 
+--format makes another form of it: an OCI image layout, an archive for docker
+load, or the directories of skopeo. --dir writes a tree instead of a tar; where
+the file system can, it shares the store's blocks and takes no space.
+
 A blob that the release needs and the store has not is an error, and no tar is
 left. Layers that may not be distributed, and platforms that were left out of an
 index, are noted when they are absent.`,
 		Example: `  regfs export v1.1 -o v1.1.tar
   regfs export v1.1 --base v1.0 -o v1.1-over-v1.0.tar
   regfs export v1.1 --base v1.0 -n           # how large it would be, and why
+  regfs export v1.1 --format docker-archive --platform linux/amd64 -o - | docker load
+  regfs export v1.1 --format dir --dir images && skopeo sync --all --scoped --src dir --dest docker images harbor.example.com/team
   regfs export v1.1 --images core.list --platform linux/amd64 -o core.tar
   tar -xf v1.1.tar -C /var/lib/registry      # on the customer's side
   tar -xOf v1.1-over-v1.0.tar regfs/v1.1/apply.sh | sh -s v1.1-over-v1.0.tar /var/lib/registry`,
@@ -80,15 +89,32 @@ index, are noted when they are absent.`,
 	f.StringVar(&flags.images, "images", "", "only the images listed in this file, or - for standard input")
 	f.StringSliceVar(&flags.platforms, "platform", nil, "of an index only this platform, as os/arch[/variant]; may be repeated")
 	f.BoolVar(&flags.noReferrers, "no-referrers", false, "leave out signatures, attestations and other referrers of images")
+	f.StringVar(&flags.format, "format", string(formats.Registry), "the form: "+formatNames())
+	f.StringVar(&flags.dir, "dir", "", "write a tree into this new or empty directory, and no tar")
+	f.StringVar(&flags.host, "registry", "", "put this host before the names of images (formats oci and docker-archive)")
 	return cmd
+}
+
+func formatNames() string {
+	var names []string
+	for _, f := range formats.All {
+		names = append(names, string(f))
+	}
+	return strings.Join(names, ", ")
 }
 
 // check finds what does not go together.
 func (f exportFlags) check(cmd *cobra.Command) error {
 	var err error
 	switch {
-	case f.output == "" && !f.dryRun:
-		err = errors.New("export: --output is missing; \"-\" is standard output")
+	case f.output == "" && f.dir == "" && !f.dryRun:
+		err = errors.New("export: --output or --dir is missing; \"-o -\" is standard output")
+	case f.output != "" && f.dir != "":
+		err = errors.New("export: either --output or --dir")
+	case !slices.Contains(formats.All, formats.Format(f.format)):
+		err = fmt.Errorf("export: there is no format %q; there are %s", f.format, formatNames())
+	case f.isPatch() && formats.Format(f.format) != formats.Registry:
+		err = errors.New("export: a patch is of the format registry")
 	case len(f.worksOnAny) > 0 && len(f.bases) > 0:
 		err = errors.New("export: --base is for who has all of the releases, --works-on-any for who has one of them")
 	case f.json && !f.dryRun:
@@ -176,7 +202,8 @@ func (p *parcel) contents() string {
 // parcel decides what goes into the export.
 func (c *command) parcel(ctx context.Context, inv *export.Inventory, flags exportFlags) (*parcel, error) {
 	if !flags.isPatch() {
-		return &parcel{name: inv.Release, inv: inv, files: inv.Archive()}, nil
+		files, err := c.members(ctx, inv, flags)
+		return &parcel{name: inv.Release, inv: inv, files: files}, err
 	}
 	base, name, err := c.base(ctx, inv, flags)
 	if err != nil {
@@ -189,6 +216,26 @@ func (c *command) parcel(ctx context.Context, inv *export.Inventory, flags expor
 	}
 	files, err := patch.Archive()
 	return &parcel{inv.Release + " over " + name, &patch.Inventory, patch, files}, err
+}
+
+// members puts the release into its form.
+func (c *command) members(ctx context.Context, inv *export.Inventory, flags exportFlags) (archive.Archive, error) {
+	blobs, err := cas.Open(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer blobs.Close()
+	o := formats.Options{Host: flags.host}
+	if flags.format == string(formats.DockerArchive) {
+		bar := newProgress(-1, "measuring layers")
+		defer bar.Close()
+		o.Progress = func(n int64) { bar.Add64(n) }
+	}
+	files, notes, err := formats.Format(flags.format).Members(ctx, inv, blobs, o)
+	for _, note := range notes {
+		fmt.Fprintln(os.Stderr, "note:", note)
+	}
+	return files, inv.Blame(err)
 }
 
 // base reads what the customer has.
@@ -247,6 +294,9 @@ func (c *command) write(ctx context.Context, p *parcel, size int64, flags export
 		return err
 	}
 	defer blobs.Close()
+	if flags.dir != "" {
+		return p.writeTree(ctx, blobs, flags)
+	}
 	begun := time.Now()
 	fits := func(f *os.File) error { return checkSpace(f, size-p.files.Shared(f, blobs)) }
 	err = writeOutput(flags.output, fits, func(w io.Writer) error {

@@ -20,6 +20,9 @@ func checkOutput(flags exportFlags) error {
 	if flags.dryRun {
 		return nil
 	}
+	if flags.dir != "" {
+		return checkTree(flags.dir)
+	}
 	if flags.output == "-" {
 		if term.IsTerminal(int(os.Stdout.Fd())) {
 			return fmt.Errorf("export: standard output is a terminal; name a file with -o, or redirect: %w", errUsage{})
