@@ -32,7 +32,7 @@ var rooms = map[string][]string{
 	"export":            {"layout", "manifest", "imagelist", "archive", "patch", "cas", "index"},
 	"formats":           {"layout", "manifest", "archive", "export", "cas"},
 	"verify":            {"layout", "manifest", "beneath", "archive", "patch"},
-	"fsck":              {"layout", "manifest", "cas", "index", "store", "export"},
+	"fsck":              {"layout", "manifest", "cas", "index", "store", "export", "intake"},
 	"supervise":         {},
 	"control":           {"store", "tree", "fusefs", "overlay", "mountpoint", "export", "index", "fsck"},
 	"bench":             {"registry", "imagetest", "layout", "manifest", "store", "index"},

@@ -73,6 +73,8 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
 	mux.Handle("GET /v1/fsck", s.answer(s.fsck))
 	mux.Handle("POST /v1/fsck/affects", s.answer(s.affects))
+	mux.Handle("POST /v1/fsck/repair", s.answer(s.repair))
+	mux.Handle("POST /v1/fsck/quarantine", s.answer(s.quarantine))
 	mux.Handle("POST /v1/umount", s.answer(s.unmount))
 	mux.HandleFunc("POST /v1/mounts", s.mount)
 	return mux

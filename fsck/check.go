@@ -116,7 +116,7 @@ func (c *check) release(name string) error {
 	c.report.Images += len(inv.Images)
 	unknown := c.facts(r)
 	for _, m := range inv.Missing {
-		c.report.add(Finding{Missing, true, m.Digest.String(), "not in the store", []Affected{{name, m.Images}}, ""})
+		c.blob(Missing, m.Digest, "not in the store", name, m.Images)
 	}
 	for _, d := range inv.Damaged {
 		kind := Damaged
@@ -126,10 +126,10 @@ func (c *check) release(name string) error {
 		case d.Unreadable:
 			kind = Unreadable
 		}
-		c.report.add(Finding{kind, true, d.Digest.String(), d.Problem, []Affected{{name, d.Images}}, ""})
+		c.blob(kind, d.Digest, d.Problem, name, d.Images)
 	}
 	for _, w := range inv.Wrong {
-		c.report.add(Finding{Size, false, w.Digest.String(), w.Problem, []Affected{{name, w.Images}}, ""})
+		c.blob(Size, w.Digest, w.Problem, name, w.Images)
 	}
 	for _, f := range inv.Files {
 		if f.Blob != "" && !c.seen[f.Blob] {
@@ -140,6 +140,10 @@ func (c *check) release(name string) error {
 	}
 	c.links(r, inv)
 	return nil
+}
+
+func (c *check) blob(kind Kind, d digest.Digest, problem, release string, images []string) {
+	c.report.add(Finding{Kind: kind, Damage: kind != Size, Object: d.String(), Problem: problem, Affected: []Affected{{release, images}}})
 }
 
 // facts lists the manifests of a release whose blobs are there, and of which
@@ -208,7 +212,7 @@ func (c *check) directories(releases []index.Info) {
 // files looks at the store's files: modes, owners, and what does not belong.
 func (c *check) files() {
 	c.store.Blobs.Inspect(c.leftover, func(f cas.Flaw) bool {
-		finding := Finding{Object: f.Path, Problem: f.Text}
+		finding := Finding{Object: f.Path, Problem: f.Text, flaw: f}
 		switch f.Kind {
 		case cas.Foreign:
 			finding.Kind = Foreign

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/cas"
 )
 
 // A Kind is what a finding is about.
@@ -42,6 +44,10 @@ type Finding struct {
 	Affected []Affected `json:"affected,omitempty"`
 	// Repaired says what a repair has done about it; empty if nothing.
 	Repaired string `json:"repaired,omitempty"`
+	// Whole says that after it all is well: nothing is left to do.
+	Whole bool `json:"whole,omitempty"`
+
+	flaw cas.Flaw // of a file
 }
 
 // Affected are images of one release.
@@ -62,11 +68,11 @@ type Report struct {
 	Findings  []Finding `json:"findings"`
 }
 
-// Damage says how many findings are damage that is not repaired.
+// Damage says how many findings are damage with which something is left to do.
 func (r *Report) Damage() int {
 	n := 0
 	for _, f := range r.Findings {
-		if f.Damage && f.Repaired == "" {
+		if f.Damage && !f.Whole {
 			n++
 		}
 	}
@@ -90,7 +96,7 @@ var ErrDamage = errors.New("damage was found")
 // Err is ErrDamage if something is damaged and not repaired.
 func (r *Report) Err() error {
 	if n := r.Damage(); n > 0 {
-		return fmt.Errorf("fsck: %d of the findings are damage that is not repaired: %w", n, ErrDamage)
+		return fmt.Errorf("fsck: %d of the findings are damage, and not all is mended: %w", n, ErrDamage)
 	}
 	return nil
 }
@@ -110,11 +116,18 @@ func (r *Report) Verdict() string {
 	return text
 }
 
+// PutAside says whether a repair has taken a blob away.
+func (r *Report) PutAside() bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool {
+		return strings.HasPrefix(f.Repaired, putAsideTo)
+	})
+}
+
 // Affected lists the images that damage concerns, by release.
 func (r *Report) Affected() []Affected {
 	all := make(map[string][]string)
 	for _, f := range r.Findings {
-		if !f.Damage {
+		if !f.Damage || f.Whole {
 			continue
 		}
 		for _, a := range f.Affected {
@@ -163,6 +176,15 @@ func (r *Report) Merge(scan Result, affects map[digest.Digest][]Affected) {
 		}
 	}
 	r.sort()
+}
+
+// Mended enters what was done about the blobs.
+func (r *Report) Mended(outcomes map[digest.Digest]Outcome) {
+	for i, f := range r.Findings {
+		if o, ok := outcomes[digest.Digest(f.Object)]; ok && f.Repaired == "" && (f.Kind == Damaged || f.Kind == Unreadable) {
+			r.Findings[i].Repaired, r.Findings[i].Whole = o.Done, o.Whole
+		}
+	}
 }
 
 func (r *Report) sort() {

@@ -156,7 +156,10 @@ func (ts tallies) write() error {
 }
 
 // recount counts all records, and writes the tallies anew.
-func (db *DB) recount() error {
+func (db *DB) recount() (err error) {
+	db.writer.serial.Lock()
+	defer db.writer.serial.Unlock()
+	defer guard(&err)()
 	return db.badger.Update(func(txn *badger.Txn) error {
 		ts := newTallies(txn)
 		old, err := ts.of(whole)

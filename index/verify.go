@@ -76,7 +76,8 @@ type verification struct {
 	ctx    context.Context
 	seen   int
 	found  map[string]*tally
-	named  map[string]int // problems of a release that were listed
+	named  map[string]int          // problems of a release that were listed
+	bad    func(key, value []byte) // called with each record that cannot be read
 	damage []Damage
 }
 
@@ -87,13 +88,19 @@ func (v *verification) report(release, format string, args ...any) {
 	v.damage = append(v.damage, Damage{release, fmt.Sprintf(format, args...)})
 }
 
-func (v *verification) record(release, format string, args ...any) {
+func (v *verification) record(release string, key, value []byte, err error) {
+	if v.bad != nil {
+		v.bad(key, value)
+		release, inRelease, inWhole := kindOf(key)
+		v.tally(release, inRelease, -1)
+		v.tally(whole, inWhole, -1)
+	}
 	if v.named == nil {
 		v.named = make(map[string]int)
 	}
 	switch v.named[release]++; {
 	case v.named[release] < maxProblems:
-		v.report(release, format, args...)
+		v.report(release, "record %.200q: %v", key, err)
 	case v.named[release] == maxProblems:
 		v.report(release, "and more records that cannot be read")
 	}
@@ -124,20 +131,20 @@ func (v *verification) scan(txn *badger.Txn) error {
 		}
 		v.seen++
 		release, inRelease, inWhole := kindOf(key)
-		v.tally(release, inRelease)
-		v.tally(whole, inWhole)
+		v.tally(release, inRelease, 1)
+		v.tally(whole, inWhole, 1)
 		if inRelease != "" && inWhole == "" {
 			if r == nil || r.Name != release {
 				r = &Release{Info: Info{Name: release}, db: v.db}
 				r.clear()
 			}
 			if err := r.loadRecord(string(key[len(release)+2:]), value); err != nil {
-				v.record(release, "record %.200q: %v", key, err)
+				v.record(release, key, value, err)
 			}
 			return nil
 		}
 		if err := checkOther(key, value); err != nil {
-			v.record(release, "record %.200q: %v", key, err)
+			v.record(release, key, value, err)
 		}
 		return nil
 	})
@@ -147,14 +154,14 @@ func (v *verification) scan(txn *badger.Txn) error {
 	return v.compare(txn)
 }
 
-func (v *verification) tally(release, kind string) {
+func (v *verification) tally(release, kind string, n int64) {
 	if kind == "" {
 		return
 	}
 	if v.found[release] == nil {
 		v.found[release] = newTally()
 	}
-	v.found[release].add(kind, 1)
+	v.found[release].add(kind, n)
 }
 
 // compare holds what was found against what was counted, also of releases of

@@ -40,6 +40,8 @@ type writer struct {
 	commit func(records) error // write; tests put faults and counters here
 	syncs  atomic.Uint64
 
+	serial sync.Mutex // one transaction at a time: it counts what it finds
+
 	mu      sync.Mutex // guards what follows; taken after a Release's mu
 	next    *batch     // gathers changes; nil if there are none
 	running bool       // whether a goroutine is committing
@@ -193,6 +195,8 @@ func (w *writer) write(rs records) error {
 }
 
 func (w *writer) writePart(rs records) (err error) {
+	w.serial.Lock()
+	defer w.serial.Unlock()
 	defer guard(&err)()
 	txn := w.badger.NewTransaction(true)
 	defer txn.Discard()

@@ -17,6 +17,7 @@ import (
 
 type fsckOptions struct {
 	data   bool
+	repair bool
 	rate   string
 	asJSON bool
 }
@@ -33,13 +34,19 @@ its records. It works while releases are mounted and pushed to.
 With --data it also reads and hashes every blob, on all processors. Interrupted,
 the next --data goes on where it was; after a whole one the next begins anew.
 
-The exit code is 3 when something is damaged, and 0 when not.`,
+With --repair, damaged blobs are put aside into the directory quarantine of the
+store, and the next push of an image brings them back; what follows from other
+things is derived anew; what was left half-done is removed.
+
+The exit code is 3 when something is damaged and not mended, and 0 when not.`,
 		Example: `  regfs fsck
   regfs fsck --data --rate 100MB/s
+  regfs fsck --data --repair
   regfs fsck --json | jq -r '.findings[] | select(.damage) | .affected[]? | .release, .images[]'`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.fsck(cmd, o) },
 	}
+	cmd.Flags().BoolVar(&o.repair, "repair", false, "put damaged blobs aside, and mend what can be derived")
 	cmd.Flags().BoolVar(&o.data, "data", false, "read every blob")
 	cmd.Flags().StringVar(&o.rate, "rate", "", "with --data, read at most so much in a second, such as 100MB/s")
 	cmd.Flags().BoolVar(&o.asJSON, "json", false, "print JSON")
@@ -54,21 +61,29 @@ func (c *command) fsck(cmd *cobra.Command, o fsckOptions) error {
 	if rate > 0 && !o.data {
 		return usage(cmd, errors.New("--rate is for --data"))
 	}
-	report, err := c.check(cmd.Context(), o.data, rate)
+	report, err := c.check(cmd.Context(), o, rate)
 	if err != nil {
 		return err
+	}
+	if o.repair && report.PutAside() {
+		fmt.Fprintln(cmd.ErrOrStderr(), "note: a registry that keeps blob descriptors in memory (cache: blobdescriptor: inmemory) "+
+			"does not hear of this; restart it before you push")
 	}
 	return tell(cmd.OutOrStdout(), report, o.asJSON)
 }
 
 // check lets go of the store while the blobs are read, which may take hours:
 // without a server, nobody else could have it.
-func (c *command) check(ctx context.Context, data bool, rate int64) (report *fsck.Report, err error) {
+func (c *command) check(ctx context.Context, o fsckOptions, rate int64) (report *fsck.Report, err error) {
 	err = c.with(ctx, func(client *control.Client) error {
+		if o.repair {
+			report, err = client.Repair(ctx)
+			return err
+		}
 		report, err = client.Check(ctx)
 		return err
 	})
-	if err != nil || !data {
+	if err != nil || !o.data {
 		return report, err
 	}
 	result, err := c.scan(ctx, rate)
@@ -78,6 +93,11 @@ func (c *command) check(ctx context.Context, data bool, rate int64) (report *fsc
 	err = c.with(ctx, func(client *control.Client) error {
 		affects, err := client.Affects(ctx, result.Digests())
 		report.Merge(result, affects)
+		if err != nil || !o.repair {
+			return err
+		}
+		outcomes, err := client.Quarantine(ctx, result.Digests())
+		report.Mended(outcomes)
 		return err
 	})
 	return report, err

@@ -1,0 +1,86 @@
+package test
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/registrytest"
+)
+
+// TestSelfHealing flips a byte of a layer, has fsck put it aside, and pushes the
+// image again through the registry that has been running all the time, as a
+// client does it: with a question before each upload. The image comes back
+// whole.
+func TestSelfHealing(t *testing.T) {
+	onBoth(t, func(t *testing.T, v registrytest.Version) {
+		t.Run("passthrough", func(t *testing.T) { selfHealing(t, v, nil) })
+		t.Run("no passthrough", func(t *testing.T) { selfHealing(t, v, nil, "--no-passthrough") })
+		// Such a registry claims that the blob is there until it is restarted.
+		t.Run("descriptors in memory", func(t *testing.T) {
+			selfHealing(t, v, map[string]any{"storage.cache.blobdescriptor": "inmemory"})
+		})
+	})
+}
+
+func selfHealing(t *testing.T, v registrytest.Version, config map[string]any, flags ...string) {
+	r := serveRelease(t, v, config, flags...)
+	layer := noise(9, 300_000)
+	img := putImage(t, r.API, "heal/app", "1.0", layer, oldLayer)
+	served(t, r.API, "heal/app", img.layers[0], layer)
+	r.store.must(t, "fsck", "--data")
+
+	r.store.flip(t, img.layers[0], 12345)
+	r.store.must(t, "fsck") // which reads no layer
+	if got, _ := r.API.GetBlob("heal/app", img.layers[0]); string(got) == string(layer) && len(flags) == 0 {
+		t.Error("the byte was not flipped") // without passthrough, the kernel has kept the good ones
+	}
+	out := r.store.regfs(t, "fsck", "--data", "--repair")
+	refused(t, out, damage, "not all is mended")
+	contains(t, out.stdout, img.layers[0].String(), "new heal/app:1.0", "put aside to quarantine/")
+	time.Sleep(1100 * time.Millisecond) // posix.md M12: for so long the kernel may keep that a blob is there
+
+	_, status := r.API.HeadBlob("heal/app", img.layers[0])
+	if config == nil {
+		want(t, "HEAD after the quarantine", status, http.StatusNotFound)
+	} else {
+		want(t, "HEAD after the quarantine, by a registry that remembers", status, http.StatusOK)
+		r.Restart()
+	}
+	again := putImage(t, r.API, "heal/app", "1.0", layer, oldLayer)
+	want(t, "digest", again.digest, img.digest)
+	manifestServed(t, r.API, "heal/app", "1.0", http.StatusOK)
+	served(t, r.API, "heal/app", img.layers[0], layer)
+	r.store.must(t, "fsck", "--data")
+	file := filepath.Join(t.TempDir(), "new.tar")
+	r.store.must(t, "export", "new", "-o", file, "--verify")
+}
+
+// flip changes one byte of a blob behind everybody's back.
+func (s store) flip(t *testing.T, d digest.Digest, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(s.blob(d), os.O_RDWR, 0)
+	ok(t, err)
+	defer f.Close()
+	var b [1]byte
+	_, err = f.ReadAt(b[:], at)
+	ok(t, err)
+	b[0] ^= 1
+	_, err = f.WriteAt(b[:], at)
+	ok(t, err)
+}
+
+// contains checks what a command has said.
+func contains(t *testing.T, text string, words ...string) {
+	t.Helper()
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			t.Errorf("it does not say %q:\n%s", word, text)
+		}
+	}
+}
