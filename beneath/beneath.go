@@ -38,6 +38,16 @@ func Open(dir string) (*Dir, error) {
 	return &Dir{file}, nil
 }
 
+// Sub opens a directory below this one. It is its own: no name of it leads up
+// here again.
+func (d *Dir) Sub(name string) (*Dir, error) {
+	file, err := d.OpenFile(name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, err
+	}
+	return &Dir{file}, nil
+}
+
 // Close closes the directory. Files that were opened stay open.
 func (d *Dir) Close() error { return d.file.Close() }
 

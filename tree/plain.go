@@ -135,6 +135,12 @@ func (t *FS) openPlainFile(p string, flags int, mode fs.FileMode) (*plainHandle,
 	if err != nil {
 		return nil, err
 	}
+	// Whoever can write to the store's directory may have exchanged it since it
+	// was looked up: a FIFO would keep its reader for ever, a device is worse.
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, syscall.EPERM
+	}
 	return &plainHandle{path: p, file: f}, nil
 }
 

@@ -23,6 +23,11 @@ type temp struct {
 	users  int    // handles, and one for the name
 }
 
+// maxTemps bounds what they take of memory, at 4 KiB each: 256 MiB. A registry
+// has one for each file that it is writing just now; those of a registry that was
+// killed stay until they are removed, or the mount is.
+const maxTemps = 1 << 16
+
 func (t *FS) createTemp(p string) (Handle, error) {
 	f := &temp{fs: t, w: newScratch(t.blobs), users: 2}
 	f.ino.Store(t.privateIno())
@@ -31,6 +36,11 @@ func (t *FS) createTemp(p string) (Handle, error) {
 	if _, ok := t.temps.get(p); ok {
 		return nil, fs.ErrExist
 	}
+	if t.tempCount >= maxTemps {
+		t.Log.Error("refused", "path", p, "err", "there are too many unfinished files; remove the .tmp files, or mount the release anew")
+		return nil, syscall.ENOSPC
+	}
+	t.tempCount++
 	t.temps.set(p, f)
 	return &tempHandle{f}, nil
 }
@@ -81,6 +91,7 @@ func (t *FS) takeTemp(p string) (*temp, error) {
 		return nil, fs.ErrNotExist
 	}
 	t.temps.remove(p)
+	t.tempCount--
 	return f, nil
 }
 
@@ -88,6 +99,9 @@ func (t *FS) takeTemp(p string) (*temp, error) {
 func (t *FS) putTemp(p string, f *temp) {
 	t.mu.Lock()
 	old, ok := t.temps.get(p)
+	if !ok {
+		t.tempCount++
+	}
 	t.temps.set(p, f)
 	t.mu.Unlock()
 	if ok {

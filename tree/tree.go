@@ -86,6 +86,8 @@ type FS struct {
 	mu    sync.Mutex // guards what follows; a leaf: nothing is called under it that blocks
 	dirs  names[struct{}]
 	temps names[*temp]
+	// tempCount is how many temps have a name.
+	tempCount int
 
 	private atomic.Uint64 // the last inode number given to a draft or a temp
 }
@@ -94,13 +96,9 @@ type FS struct {
 // the directory below it for the release's plain files, which is made if it is
 // not there.
 func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area string, o Options) (*FS, error) {
-	full := filepath.Join(dir, area)
-	if err := os.MkdirAll(full, 0o700); err != nil {
-		return nil, err
-	}
-	plain, err := beneath.Open(full)
+	plain, err := openArea(dir, area)
 	if err != nil {
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, area), Err: err}
 	}
 	t := &FS{
 		umask: umask(), root: os.Geteuid() == 0, self: Owner{uint32(os.Geteuid()), uint32(os.Getegid())},
@@ -111,6 +109,20 @@ func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area strin
 		t.dirs.set(p, struct{}{})
 	}
 	return t, nil
+}
+
+// openArea opens a directory of the store, and makes it if need be. A symlink in
+// its place, or on the way there, is not followed.
+func openArea(dir, area string) (*beneath.Dir, error) {
+	store, err := beneath.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	if err := store.MkdirAll(area, 0o700); err != nil {
+		return nil, err
+	}
+	return store.Sub(area)
 }
 
 // umask is what the process takes from the mode of a new file. Where it is not
