@@ -13,6 +13,12 @@ import (
 // use two levels, and what lies deeper is not followed but refused.
 const MaxDepth = 8
 
+// MaxNeeds is how many blobs one manifest may need in all, with those of the
+// manifests below it. A revision holds them in memory; a small index of large
+// ones would otherwise take a gigabyte, and the next one another. It is a bound of
+// ours, ten times what the largest index of single manifests has.
+const MaxNeeds = 10 * manifest.MaxRefs
+
 // Facts are what manifests need, by digest.
 type Facts map[digest.Digest]*manifest.Manifest
 
@@ -54,7 +60,10 @@ func (r reach) waits(d digest.Digest) bool {
 // reach walks from a manifest down to its layers, and does without what is
 // absent where a manifest allows it.
 func (db *DB) reach(root digest.Digest, absent []digest.Digest) reach {
-	w := walk{db: db, absent: absent, seen: make(map[digest.Digest]int)}
+	w := walk{db: db, absent: make(map[digest.Digest]bool), seen: make(map[digest.Digest]int)}
+	for _, d := range absent {
+		w.absent[d] = true
+	}
 	w.visit(manifest.Ref{Digest: root, Role: manifest.Child}, 0)
 	return w.reach
 }
@@ -62,7 +71,7 @@ func (db *DB) reach(root digest.Digest, absent []digest.Digest) reach {
 type walk struct {
 	reach
 	db     *DB
-	absent []digest.Digest
+	absent map[digest.Digest]bool
 	seen   map[digest.Digest]int // index in needs
 }
 
@@ -75,7 +84,7 @@ func (w *walk) visit(ref manifest.Ref, depth int) {
 	}
 	need := Need{
 		Ref: ref, Manifest: ref.Role == manifest.Child,
-		Absent: ref.Optional && slices.Contains(w.absent, ref.Digest),
+		Absent: ref.Optional && w.absent[ref.Digest],
 	}
 	w.seen[ref.Digest] = len(w.needs)
 	w.needs = append(w.needs, need)
@@ -83,7 +92,7 @@ func (w *walk) visit(ref manifest.Ref, depth int) {
 		return
 	}
 	m, err := w.db.Manifest(ref.Digest)
-	if err != nil || depth >= MaxDepth {
+	if err != nil || depth >= MaxDepth || len(w.needs) > MaxNeeds {
 		w.unknown = append(w.unknown, ref.Digest)
 		return
 	}

@@ -16,6 +16,7 @@ type exploration struct {
 	in    Intake
 	top   digest.Digest
 	facts index.Facts
+	needs map[digest.Digest]bool // what it needs or does without, as far as it was followed
 
 	unknown []digest.Digest // manifests that are not there
 	absent  []digest.Digest // what is not there and need not be
@@ -26,7 +27,7 @@ type exploration struct {
 // error at the top, and below it an ordinary blob, since an index may list
 // anything.
 func (in Intake) explore(top digest.Digest) (*exploration, error) {
-	e := &exploration{in: in, top: top, facts: make(index.Facts)}
+	e := &exploration{in: in, top: top, facts: make(index.Facts), needs: make(map[digest.Digest]bool)}
 	return e, e.follow(top, 0)
 }
 
@@ -54,6 +55,9 @@ func (e *exploration) follow(d digest.Digest, depth int) error {
 }
 
 func (e *exploration) visit(ref manifest.Ref, depth int) error {
+	if e.needs[ref.Digest] = true; len(e.needs) > index.MaxNeeds {
+		return invalid("manifest %s: more than %d blobs in all", e.top, index.MaxNeeds)
+	}
 	if ref.Optional && !e.in.has(ref) {
 		e.absent = append(e.absent, ref.Digest)
 		return nil
