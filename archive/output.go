@@ -19,10 +19,11 @@ type output struct {
 	buffer []byte // written to w when it is full
 	at     int64  // where in the tar the next byte goes, the buffer's counted
 
-	// What follows is there if w is a file: the ways into it that were not
-	// refused so far, the best first.
-	conn syscall.RawConn
-	ways []way
+	// What follows is there if w is a file, or has become one: the ways into it
+	// that were not refused so far, the best first.
+	later plainer
+	conn  syscall.RawConn
+	ways  []way
 }
 
 func newOutput(w io.Writer, tell func(int64)) *output { return newOutputWith(w, tell, nil) }
@@ -36,7 +37,24 @@ func newOutputWith(w io.Writer, tell func(int64), buffer []byte) *output {
 	if file, ok := w.(*os.File); ok {
 		o.conn, o.ways = waysInto(file)
 	}
+	o.later, _ = w.(plainer)
+	o.becomePlain()
 	return o
+}
+
+// A plainer is a writer that has its own business with what is written first,
+// and becomes a file then, which is to be written from where it stands.
+type plainer interface{ Plain() *os.File }
+
+// becomePlain finds the ways into such a file; the buffer is empty.
+func (o *output) becomePlain() {
+	if o.later == nil {
+		return
+	}
+	if file := o.later.Plain(); file != nil {
+		o.conn, o.ways = waysInto(file)
+		o.later = nil
+	}
 }
 
 func (o *output) Write(p []byte) (int, error) {
@@ -74,6 +92,9 @@ func (o *output) flush() error {
 	n, err := o.w.Write(o.buffer)
 	o.buffer = o.buffer[:0]
 	o.report(int64(n))
+	if err == nil {
+		o.becomePlain()
+	}
 	return err
 }
 

@@ -286,3 +286,41 @@ func TestNothingIsSharedAcrossFileSystems(t *testing.T) {
 		t.Errorf("the file has %d bytes afterwards, %v", info.Size(), err)
 	}
 }
+
+// A late file compares first, as one does that goes on where another stopped.
+type late struct {
+	file *os.File
+	left int
+}
+
+func (l *late) Write(p []byte) (int, error) {
+	if l.left > 0 {
+		l.left -= len(p)
+	}
+	return l.file.Write(p)
+}
+
+func (l *late) Plain() *os.File {
+	if l.left > 0 {
+		return nil
+	}
+	return l.file
+}
+
+func TestBecomesAFile(t *testing.T) {
+	f := setup(t)
+	f.fillLarge()
+	for _, left := range []int{0, 1, 3 << 20, 1 << 30} {
+		l := &late{blobFile(t, 0), left}
+		f.must(f.members.WriteTar(t.Context(), l, f.blobs, Options{}))
+		got, err := os.ReadFile(l.file.Name())
+		f.must(err)
+		if !bytes.Equal(got, f.tar()) {
+			t.Errorf("plain after %d bytes: the file is not the tar", left)
+		}
+	}
+	o := newOutput(&late{blobFile(t, 0), 0}, nil)
+	if len(o.ways) == 0 {
+		t.Error("the kernel's ways are not taken")
+	}
+}

@@ -3,6 +3,7 @@ package archive
 import (
 	"os"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +27,34 @@ func (a Archive) Shared(file *os.File, blobs Opener) int64 {
 		return 0
 	}
 	return total
+}
+
+// Packed is about how many bytes the tar has when it is compressed: blobs are
+// compressed already, in images. What they are unpacked to counts as much as
+// they.
+func (a Archive) Packed(blobs Opener) (n int64) {
+	for _, m := range a {
+		size := m.Size
+		if m.Unpacked != "" {
+			size = min(size, sizeOf(blobs, m.Blob))
+		}
+		n += size
+	}
+	return n
+}
+
+// sizeOf is 0 for a blob that cannot be opened, which whoever reads it says.
+func sizeOf(blobs Opener, d digest.Digest) int64 {
+	f, err := blobs.Open(d)
+	if err != nil {
+		return 0
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // shares clones a block. An error is no news: the tar will be written by

@@ -363,17 +363,61 @@ func TestExportFaults(t *testing.T) {
 		ok(t, os.Remove(fill))
 		nothingIn(t, dir)
 	})
-	t.Run("interrupted", func(t *testing.T) {
-		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+	t.Run("interrupted, killed, and run again", func(t *testing.T) {
+		whole := filepath.Join(t.TempDir(), "whole.tar")
+		s.must(t, "export", "big", "-o", whole)
+		for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
 			dir := t.TempDir()
 			r := s.exportWith(t, dir, func(p *os.Process) { ok(t, p.Signal(signal)) })
-			refused(t, r, interrupted)
-			nothingIn(t, dir)
+			if signal != syscall.SIGKILL {
+				refused(t, r, interrupted, "kept in", ".big.tar.part")
+			}
+			sameSet(t, "left", dumpDir(t, dir).names(), []string{".big.tar.part"})
+			s.must(t, "export", "big", "-o", dir+"/big.tar")
+			sameFile(t, dir+"/big.tar", whole)
+			sameSet(t, "left", dumpDir(t, dir).names(), []string{"big.tar"})
+		}
+	})
+	t.Run("memory is bounded", func(t *testing.T) {
+		for _, how := range [][]string{nil, {"--verify"}, {"--split", "50MB"}, {"--compress", "zstd"}, {"--compress", "gzip", "--split", "50MB"}} {
+			used := peakMemory(t, program, append([]string{"--store", string(s), "export", "big", "-o", t.TempDir() + "/big.tar"}, how...)...)
+			t.Logf("%v: %d MiB", how, used)
+			if used > 160 && !raceDetector { // which takes several times as much
+				t.Errorf("%v took %d MiB for 192 MiB of layers", how, used)
+			}
 		}
 	})
 	t.Run("corrupt blob", func(t *testing.T) { s.withCorrupt(t, img.layers[1]) })
 	t.Run("missing blob", func(t *testing.T) { s.withMissing(t, img.layers[1]) })
 	s.must(t, "export", "big", "-o", "/dev/null", "--verify")
+}
+
+// peakMemory runs a program and returns the most MiB that it had. The kernel's
+// own figure at its end is of no use: it begins with that of whoever starts it.
+func peakMemory(t *testing.T, name string, args ...string) (peak int) {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	out := openOutput(t)
+	cmd.Stdout, cmd.Stderr = out, out
+	ok(t, cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for {
+		select {
+		case err := <-ended:
+			if said := readOutput(t, out); err != nil {
+				t.Fatalf("%q: %v\n%s", args, err, said)
+			}
+			return peak
+		case <-time.After(5 * time.Millisecond):
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+			var kib int
+			if _, after, ok := strings.Cut(string(status), "VmHWM:"); ok {
+				fmt.Sscan(after, &kib)
+				peak = max(peak, kib>>10)
+			}
+		}
+	}
 }
 
 func (s store) withCorrupt(t *testing.T, d digest.Digest) {

@@ -46,6 +46,15 @@ func (d dump) withoutUploads() dump {
 	return d.keep(func(line string) bool { return !strings.HasSuffix(line, "/_uploads/") })
 }
 
+// names leaves of each line the path.
+func (d dump) names() (names []string) {
+	for _, line := range d {
+		name, _, _ := strings.Cut(line, " ")
+		names = append(names, name)
+	}
+	return names
+}
+
 // dumpDir reads a directory.
 func dumpDir(t *testing.T, dir string) dump {
 	t.Helper()

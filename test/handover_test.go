@@ -134,6 +134,20 @@ func TestHandover(t *testing.T) {
 			}
 		}
 	})
+	t.Run("compressed, and in parts", func(t *testing.T) {
+		for program, suffix := range map[string]string{"gzip": "gz", "zstd": "zst"} {
+			name := file("v1.1.tar." + suffix)
+			s.must(t, "export", "v1.1", "--compress", program, "--split", "1MiB", "-o", name)
+			command(t, "sh", "-c", "cd "+out+" && sha256sum -c --quiet "+name+".SHA256SUMS && cat "+name+".[0-9][0-9][0-9] > "+name)
+			c := newCustomer(t)
+			c.untar(name)
+			c.hasAll(file("v1.1.tar"))
+			s.must(t, "verify", name)
+		}
+		s.refuses(t, 2, []string{"no size"}, "export", "v1.1", "--split", "some", "-o", file("x.tar"))
+		s.refuses(t, 2, []string{"gzip and zstd"}, "export", "v1.1", "--compress", "lzma", "-o", file("x.tar"))
+		s.refuses(t, 1, []string{".000 exists"}, "export", "v1.1", "--compress", "gzip", "--split", "1MiB", "-o", file("v1.1.tar.gz"))
+	})
 	t.Run("a list of images", func(t *testing.T) {
 		images := filepath.Join(t.TempDir(), "images.list")
 		part := imagetest.Release{Name: "part", Dir: releases[1].Dir, Images: releases[1].Images[2:5]}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/regfs/regfs/archive"
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/control"
+	"github.com/regfs/regfs/deliver"
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/formats"
 	"github.com/regfs/regfs/imagelist"
@@ -31,6 +33,9 @@ type exportFlags struct {
 	platforms             []string
 	noReferrers           bool
 	format, dir, host     string
+	compression           deliver.Compression
+	split                 string
+	partSize              int64 // what split says
 }
 
 func (c *command) exportCmd() *cobra.Command {
@@ -54,6 +59,10 @@ stay, and are listed in regfs/RELEASE/removed-tags.
 other referrers travel with their image. --platform takes of an index only some
 platforms: the index itself stays as it is, with its digest.
 
+A tar appears under its name when it is whole. If the export is killed or
+interrupted, the same command goes on where it was. With --split there are
+FILE.000, FILE.001 and so on, and last FILE.SHA256SUMS; cat joins them.
+
 --format makes another form of it: an OCI image layout, an archive for docker
 load, or the directories of skopeo. --dir writes a tree instead of a tar; where
 the file system can, it shares the store's blocks and takes no space.
@@ -64,6 +73,8 @@ index, are noted when they are absent.`,
 		Example: `  regfs export v1.1 -o v1.1.tar
   regfs export v1.1 --base v1.0 -o v1.1-over-v1.0.tar
   regfs export v1.1 --base v1.0 -n           # how large it would be, and why
+  regfs export v1.1 --compress zstd --split 4GB -o v1.1.tar.zst
+  cat v1.1.tar.zst.[0-9]* | tar --zstd -xf - -C /var/lib/registry
   regfs export v1.1 --format docker-archive --platform linux/amd64 -o - | docker load
   regfs export v1.1 --format dir --dir images && skopeo sync --all --scoped --src dir --dest docker images harbor.example.com/team
   regfs export v1.1 --images core.list --platform linux/amd64 -o core.tar
@@ -91,6 +102,8 @@ index, are noted when they are absent.`,
 	f.BoolVar(&flags.noReferrers, "no-referrers", false, "leave out signatures, attestations and other referrers of images")
 	f.StringVar(&flags.format, "format", string(formats.Registry), "the form: "+formatNames())
 	f.StringVar(&flags.dir, "dir", "", "write a tree into this new or empty directory, and no tar")
+	f.Var(&flags.compression, "compress", "compress the tar, with all processors")
+	f.StringVar(&flags.split, "split", "", "write parts of this size, such as 4GB or 650MiB: FILE.000, FILE.001, ...")
 	f.StringVar(&flags.host, "registry", "", "put this host before the names of images (formats oci and docker-archive)")
 	return cmd
 }
@@ -104,9 +117,12 @@ func formatNames() string {
 }
 
 // check finds what does not go together.
-func (f exportFlags) check(cmd *cobra.Command) error {
-	var err error
+func (f *exportFlags) check(cmd *cobra.Command) error {
+	err := f.checkSplit()
 	switch {
+	case err != nil:
+	case f.dir != "" && (f.compression != deliver.None || f.split != ""):
+		err = errors.New("export: a tree is neither compressed nor split")
 	case f.output == "" && f.dir == "" && !f.dryRun:
 		err = errors.New("export: --output or --dir is missing; \"-o -\" is standard output")
 	case f.output != "" && f.dir != "":
@@ -128,7 +144,22 @@ func (f exportFlags) check(cmd *cobra.Command) error {
 	if err != nil {
 		return usage(cmd, err)
 	}
-	return checkOutput(f)
+	return checkOutput(*f)
+}
+
+func (f *exportFlags) checkSplit() error {
+	if f.split == "" {
+		return nil
+	}
+	size, err := humanize.ParseBytes(f.split)
+	switch {
+	case err != nil || size > math.MaxInt64:
+		return fmt.Errorf("export: --split %q is no size; one is 4GB or 650MiB", f.split)
+	case size < deliver.LeastPart:
+		return fmt.Errorf("export: --split %s: a part has at least %s", f.split, humanize.IBytes(deliver.LeastPart))
+	}
+	f.partSize = int64(size)
+	return nil
 }
 
 // selection reads which part of the release is wanted.
@@ -176,7 +207,7 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	}
 	size := p.files.Size()
 	if flags.dryRun {
-		return p.tell(size, flags.json)
+		return p.tell(size, flags)
 	}
 	return c.write(ctx, p, size, flags)
 }
@@ -233,7 +264,7 @@ func (c *command) members(ctx context.Context, inv *export.Inventory, flags expo
 	}
 	files, notes, err := formats.Format(flags.format).Members(ctx, inv, blobs, o)
 	for _, note := range notes {
-		fmt.Fprintln(os.Stderr, "note:", note)
+		fmt.Fprintln(stderr, "note:", note)
 	}
 	return files, inv.Blame(err)
 }
@@ -297,9 +328,16 @@ func (c *command) write(ctx context.Context, p *parcel, size int64, flags export
 	if flags.dir != "" {
 		return p.writeTree(ctx, blobs, flags)
 	}
+	if flags.partSize > 0 && size/flags.partSize >= deliver.MaxParts && flags.compression == deliver.None {
+		return fmt.Errorf("export: %s in parts of %s are more than %d: %w", humanize.Bytes(uint64(size)), flags.split, deliver.MaxParts, errUsage{})
+	}
 	begun := time.Now()
-	fits := func(f *os.File) error { return checkSpace(f, size-p.files.Shared(f, blobs)) }
-	err = writeOutput(flags.output, fits, func(w io.Writer) error {
+	o := deliver.Options{
+		Compression: flags.compression, Split: flags.partSize, Force: flags.force,
+		Fits:        func(f *os.File, kept int64) error { return p.fits(f, size, kept, blobs, flags) },
+		Interrupted: func(err error) bool { return ctx.Err() != nil && errors.Is(err, context.Canceled) },
+	}
+	err = deliver.To(ctx, flags.output, o, func(w io.Writer) error {
 		bar := newProgress(size, p.inv.Release)
 		defer bar.Close()
 		return p.inv.Blame(p.files.WriteTar(ctx, w, blobs, archive.Options{

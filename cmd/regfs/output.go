@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +12,9 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/deliver"
 )
 
 // checkOutput finds out before any work what stands in the way of the output.
@@ -24,64 +26,35 @@ func checkOutput(flags exportFlags) error {
 		return checkTree(flags.dir)
 	}
 	if flags.output == "-" {
+		if err := deliver.Check("-", deliver.Options{Split: flags.partSize}); err != nil {
+			return fmt.Errorf("export: %w: %w", err, errUsage{})
+		}
 		if term.IsTerminal(int(os.Stdout.Fd())) {
 			return fmt.Errorf("export: standard output is a terminal; name a file with -o, or redirect: %w", errUsage{})
 		}
 		return nil
 	}
-	info, err := os.Stat(flags.output)
-	if err == nil && info.Mode().IsRegular() && !flags.force {
-		return fmt.Errorf("export: %s exists; use --force to overwrite it: %w", flags.output, fs.ErrExist)
+	err := deliver.Check(flags.output, deliver.Options{Split: flags.partSize, Force: flags.force})
+	if errors.Is(err, syscall.EISDIR) {
+		err = fmt.Errorf("%w: %w", err, errUsage{})
 	}
-	if err == nil && info.IsDir() {
-		return fmt.Errorf("export: %s is a directory; name a file in it: %w", flags.output, errUsage{})
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		return fmt.Errorf("export: %w", err)
 	}
 	return nil
 }
 
-// writeOutput lets write fill the output. A file appears under its name when
-// it is whole and on the disk; if anything goes wrong, or it does not fit,
-// nothing is left of it.
-func writeOutput(name string, fits func(*os.File) error, write func(io.Writer) error) error {
-	if name == "-" {
-		return write(os.Stdout)
+// fits checks for space before anything is written. Blocks that are shared
+// with the store take none, and of what was kept it is there already. How small
+// a compressed tar will be is not known, so the least is asked for.
+func (p *parcel) fits(f *os.File, size, kept int64, blobs *cas.Store, flags exportFlags) error {
+	switch {
+	case flags.compression != deliver.None:
+		size = min(size, p.files.Packed(blobs))
+	case flags.partSize == 0 && kept == 0:
+		size -= p.files.Shared(f, blobs)
 	}
-	if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
-		return writeDevice(name, write)
-	}
-	if target, err := filepath.EvalSymlinks(name); err == nil {
-		name = target // a link to the file stays one
-	}
-	if _, err := os.Stat(filepath.Dir(name)); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*.part")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // which is its name no more if all went well
-	if err = fits(f); err == nil {
-		err = write(f)
-	}
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
-}
-
-// writeDevice writes to what is no file: a pipe, /dev/null.
-func writeDevice(name string, write func(io.Writer) error) error {
-	f, err := os.OpenFile(name, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(f), f.Close())
+	return checkSpace(f, size-kept)
 }
 
 // checkSpace says before anything is written that a file will not have room.

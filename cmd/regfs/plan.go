@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/regfs/regfs/deliver"
 	"github.com/regfs/regfs/export"
 )
 
@@ -16,17 +16,21 @@ import (
 const shown = 10
 
 // tell prints what would be written.
-func (p *parcel) tell(size int64, asJSON bool) error {
+func (p *parcel) tell(size int64, flags exportFlags) error {
 	plan := p.inv.Plan()
 	if p.patch != nil {
 		plan = p.patch.Plan()
 	}
-	plan.Size, plan.Exact = size, true
-	if asJSON {
-		return printJSON(os.Stdout, plan)
+	plan.Size, plan.Exact = size, flags.compression == deliver.None
+	if flags.json {
+		return printJSON(stdout, plan)
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s: %s, %s (%d bytes)\n", p.name, p.contents(), humanize.Bytes(uint64(size)), size)
+	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', 0)
+	before := ""
+	if !plan.Exact {
+		before = " before it is compressed"
+	}
+	fmt.Fprintf(w, "%s: %s, %s (%d bytes)%s\n", p.name, p.contents(), humanize.Bytes(uint64(size)), size, before)
 	if p.patch != nil {
 		fmt.Fprintf(w, "the base has %s of it already, %s\n", humanize.Bytes(uint64(plan.Requires.Bytes)), count(plan.Requires.Blobs, "blob"))
 	}

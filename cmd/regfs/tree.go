@@ -66,7 +66,7 @@ func (p *parcel) writeTree(ctx context.Context, blobs *cas.Store, flags exportFl
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stderr, "%s: %s, %s in %s\n", dir, p.contents(), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
+	fmt.Fprintf(stderr, "%s: %s, %s in %s\n", dir, p.contents(), humanize.Bytes(uint64(size)), time.Since(begun).Round(time.Millisecond))
 	return nil
 }
 
