@@ -10,12 +10,21 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/beneath"
+	"github.com/regfs/regfs/layout"
 )
 
-// All walks the store. A blob that is committed meanwhile may be missing. The
-// order is not specified. What is among the files and is no blob is passed
+// All walks the store, in the order of the digests. A blob that is committed
+// meanwhile may be missing. What is among the files and is no blob is passed
 // over; an error stands for what could not be read, and the walk goes on.
-func (s *Store) All() iter.Seq2[Info, error] {
+func (s *Store) All() iter.Seq2[Info, error] { return s.After("") }
+
+// After is All from the first blob after d on; from the beginning if d is
+// empty.
+func (s *Store) After(d digest.Digest) iter.Seq2[Info, error] {
+	from := ""
+	if d != "" {
+		from = path.Dir(blobPath(d))
+	}
 	return func(yield func(Info, error) bool) {
 		fs.WalkDir(s.dir, blobsDir, func(name string, entry fs.DirEntry, err error) error {
 			switch {
@@ -25,13 +34,18 @@ func (s *Store) All() iter.Seq2[Info, error] {
 				return goOn(yield(Info{}, failure("list blobs", name, err)))
 			case !entry.IsDir():
 				return nil
+			case name < from && !strings.HasPrefix(from, name+"/"):
+				return fs.SkipDir
 			}
-			d, where := parseDir(name)
-			if where == above {
+			at := layout.Parse(name)
+			if at.Kind == layout.BlobDir {
+				if name != from && !s.visit(at.Digest, yield) {
+					return fs.SkipAll
+				}
+				return fs.SkipDir
+			}
+			if at.Kind.IsDir() {
 				return nil
-			}
-			if where == atBlob && !s.visit(d, yield) {
-				return fs.SkipAll
 			}
 			return fs.SkipDir
 		})
@@ -52,26 +66,4 @@ func (s *Store) visit(d digest.Digest, yield func(Info, error) bool) bool {
 		return true
 	}
 	return yield(info, err)
-}
-
-// place is where a directory stands in the tree of blobs.
-type place int
-
-const (
-	above place = iota // blobs may lie deeper
-	atBlob
-	astray
-)
-
-// parseDir says which blob a directory in blobsDir belongs to.
-func parseDir(name string) (digest.Digest, place) {
-	components := strings.Split(strings.TrimPrefix(name, blobsDir), "/")[1:]
-	if len(components) < 3 {
-		return "", above
-	}
-	d := digest.NewDigestFromEncoded(digest.Algorithm(components[0]), components[2])
-	if d.Validate() != nil || path.Dir(blobPath(d)) != name {
-		return "", astray
-	}
-	return d, atBlob
 }

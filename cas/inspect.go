@@ -3,7 +3,6 @@ package cas
 import (
 	"errors"
 	"io/fs"
-	"iter"
 	"path"
 	"strings"
 	"time"
@@ -150,39 +149,5 @@ func (i *inspection) temp(leftover time.Duration) {
 		if i.report(Flaw{Path: at, Kind: Leftover, Text: "written by nobody since " + changed.UTC().Format(time.RFC3339)}) != nil {
 			return
 		}
-	}
-}
-
-// After walks the blobs in the order of their digests, from the first one
-// after d; from the beginning if d is empty. Else it is [Store.All].
-func (s *Store) After(d digest.Digest) iter.Seq2[Info, error] {
-	from := ""
-	if d != "" {
-		from = path.Dir(blobPath(d))
-	}
-	return func(yield func(Info, error) bool) {
-		fs.WalkDir(s.dir, blobsDir, func(name string, entry fs.DirEntry, err error) error {
-			switch {
-			case errors.Is(err, fs.ErrNotExist):
-				return nil
-			case err != nil:
-				return goOn(yield(Info{}, failure("list blobs", name, err)))
-			case !entry.IsDir():
-				return nil
-			case name < from && !strings.HasPrefix(from, name+"/"):
-				return fs.SkipDir
-			}
-			at := layout.Parse(name)
-			if at.Kind == layout.BlobDir {
-				if name != from && !s.visit(at.Digest, yield) {
-					return fs.SkipAll
-				}
-				return fs.SkipDir
-			}
-			if at.Kind.IsDir() {
-				return nil
-			}
-			return fs.SkipDir
-		})
 	}
 }
