@@ -177,7 +177,7 @@ func (s *Server) takeOver() error {
 		if at.Type != mountpoint.Overlay || at.Store != s.store.Dir || index.ValidRelease(at.Release) != nil {
 			continue
 		}
-		m := newMounted(Mount{Release: at.Release, Mountpoint: at.Mountpoint, PID: s.pid})
+		m := newMounted(Mount{Release: at.Release, Mountpoint: at.Mountpoint, PID: s.pid, Supervisor: s.supervisor()})
 		m.orphan = true
 		s.show(m, s.overlay(at.Release), at)
 		if s.reserve(m) != nil {
