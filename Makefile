@@ -5,12 +5,15 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo deve
 TOOLS   := $(CURDIR)/.cache/tools
 TESTENV := REGFS_TOOLS=$(TOOLS) REGFS_REQUIRE_TOOLS=1
 
+# Program and tests are compiled alike, and so once. Tests are vetted by check.
+export GOFLAGS := -trimpath
+
 .PHONY: all build install deps tools demo test torture check bench clean
 
 all: build
 
 build: ## bin/regfs
-	$(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/regfs ./cmd/regfs
+	$(GO) build -ldflags "-X main.version=$(VERSION)" -o bin/regfs ./cmd/regfs
 
 install: build ## into $(DESTDIR)/usr/local/bin, with the man page
 	install -D -m 0755 bin/regfs $(DESTDIR)/usr/local/bin/regfs

@@ -250,7 +250,7 @@ func checkReach(t *testing.T, r reach) {
 // Facts that unpack to more than any manifest has are refused before they have
 // filled the memory.
 func TestFactsBombIsBounded(t *testing.T) {
-	bomb := pack(t, `{"type":"`+strings.Repeat("a", 512<<20)+`"}`)
+	bomb := pack(t, `{"type":"`+strings.Repeat("a", 64<<20)+`"}`)
 	if len(bomb) >= 4<<20 {
 		t.Fatalf("%d bytes are no bomb", len(bomb))
 	}

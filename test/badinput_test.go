@@ -29,6 +29,7 @@ const (
 )
 
 func TestBadNames(t *testing.T) {
+	withoutRaceDetector(t)
 	s := newStore(t, "v1.0")
 	before := s.must(t, "release", "ls")
 	out := filepath.Join(t.TempDir(), "x.tar")
@@ -62,6 +63,7 @@ func TestBadNames(t *testing.T) {
 }
 
 func TestBadStore(t *testing.T) {
+	withoutRaceDetector(t)
 	all := [][]string{{"ls", "v1.0"}, {"status"}, {"release", "create", "v2"}, {"export", "v1.0", "-o", "-"}, {"mount", "v1.0", t.TempDir()}}
 	t.Run("missing", func(t *testing.T) {
 		for _, dir := range []string{filepath.Join(t.TempDir(), "none"), t.TempDir()} {
@@ -128,6 +130,7 @@ func needRoot(t *testing.T) {
 }
 
 func TestBadMountPoint(t *testing.T) {
+	withoutRaceDetector(t)
 	s := newStore(t, "v1.0", "v1.1")
 	dir := t.TempDir()
 	t.Run("missing", func(t *testing.T) {
@@ -328,6 +331,7 @@ func bigRelease(t *testing.T) (store, image) {
 }
 
 func TestExportFaults(t *testing.T) {
+	withoutRaceDetector(t)
 	s, img := bigRelease(t)
 	t.Run("output exists", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "big.tar")

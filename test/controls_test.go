@@ -40,6 +40,9 @@ const controlRounds = 12
 func TestControls(t *testing.T) {
 	for i, c := range controls {
 		t.Run(c.name, func(t *testing.T) {
+			if testing.Short() {
+				t.Skip("-short: run without it to see that the tests of crashes find losses")
+			}
 			if !c.cheap && !long() {
 				t.Skip("REGFS_ROUNDS is not set: only the cheapest controls are tried")
 			}

@@ -53,6 +53,32 @@ func findProgram(dir string) (string, error) {
 	return path, nil
 }
 
+// withoutRaceDetector lets a test run the program as users have it: where it is
+// started hundreds of times, or timed. The detector has its say elsewhere.
+func withoutRaceDetector(t *testing.T) {
+	t.Helper()
+	if !raceDetector {
+		return
+	}
+	plain, err := plainOnce()
+	ok(t, err)
+	raced := program
+	program = plain
+	t.Cleanup(func() { program = raced })
+}
+
+var plainOnce = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("REGFS"); path != "" {
+		return filepath.Abs(path)
+	}
+	path := filepath.Join(shared, "regfs-plain")
+	out, err := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/regfs/regfs/cmd/regfs").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
 var debianOnce = sync.OnceValues(func() ([]imagetest.Release, error) {
 	return imagetest.Debian(filepath.Join(shared, "debian"), "")
 })
