@@ -104,8 +104,12 @@ func (b *Base) has(f File) bool {
 	return b.links[f.Path] == f.Link
 }
 
-// gone lists the tags that the base has and the release has not.
+// gone lists the tags that the base has and the release has not. Of a part of
+// the release it is not known.
 func (b *Base) gone(inv *Inventory) (tags []string) {
+	if inv.Part {
+		return nil
+	}
 	now := inv.tags()
 	for name := range b.tags {
 		if _, still := now[name]; !still {

@@ -36,6 +36,9 @@ import (
 type Inventory struct {
 	Release string `json:"release"`
 
+	// Part says that it is not all of the release.
+	Part bool `json:"part,omitempty"`
+
 	// Files are in the order in which they are to be written: blobs first, tags
 	// last, see order.go.
 	Files []File `json:"files"`

@@ -206,6 +206,13 @@ func TestPlan(t *testing.T) {
 			t.Errorf("%+v", plan)
 		}
 	})
+	t.Run("of a part, nothing is known to be gone", func(t *testing.T) {
+		part, err := TakePart(old, f.blobs, Selection{Images: references(t, "a:1")})
+		f.must(err)
+		if gone := part.Over(BaseOfAll(before)).Removed(); len(gone) > 0 {
+			t.Errorf("%q", gone)
+		}
+	})
 	t.Run("a rebuilt base image", func(t *testing.T) {
 		r := f.newRelease("w2")
 		rebuilt := f.put(strings.Repeat("r", 1001))

@@ -54,7 +54,9 @@ func (taker *Taker) take(release *index.Release, part Selection) (*Inventory, er
 	for _, repo := range repos {
 		t.repository(repo)
 	}
-	return t.inventory(), nil
+	inv := t.inventory()
+	inv.Part = !part.isAll()
+	return inv, nil
 }
 
 // A taking is an inventory in the making. Its maps take each thing once, and

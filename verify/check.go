@@ -16,6 +16,10 @@ import (
 // maxLink bounds what is read of a link: the longest digest, and white space.
 const maxLink = 1024
 
+// maxFiles bounds what a hostile tar makes us remember, to some 1 GB. A release
+// of 10,000 images has some 200,000 files.
+const maxFiles = 4 << 20
+
 // A checker takes files in any order, also several at once, and judges when it
 // has all.
 type checker struct {
@@ -33,6 +37,8 @@ type checker struct {
 	whole    map[string]digest.Digest // what it yields
 	contents map[string]digest.Digest // of the files, if there may be a whole
 }
+
+var errTooMany = fmt.Errorf("more than %d files", maxFiles)
 
 type repoDigest struct {
 	repo   string
@@ -68,7 +74,11 @@ func (c *checker) file(path string, r io.Reader) error {
 		c.mu.Lock()
 		again := c.seen[path]
 		c.seen[path] = true
+		many := len(c.seen) > maxFiles
 		c.mu.Unlock()
+		if many {
+			return errTooMany
+		}
 		if again {
 			c.problem(path, "is there twice")
 		}

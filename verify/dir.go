@@ -95,7 +95,7 @@ func (c *checker) open(ctx context.Context, root *beneath.Dir, name string, o Op
 	}
 	defer f.Close()
 	err = c.file(name, &counted{ctx, f, o})
-	if err != nil && done(ctx) == nil { // the disk's: the file is damaged, the others may be whole
+	if err != nil && done(ctx) == nil && err != errTooMany { // the disk's: the file is damaged, the others may be whole
 		c.problem(name, "%v", err)
 		return nil
 	}
