@@ -14,7 +14,6 @@
 package deliver
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -91,7 +90,7 @@ func exists(name string) error {
 // To lets write fill the output of that name. A writer that is given an
 // [*os.File], or something with a method Plain that returns one in the end,
 // may write to the file in other ways.
-func To(ctx context.Context, name string, o Options, write func(io.Writer) error) error {
+func To(name string, o Options, write func(io.Writer) error) error {
 	if name == "-" {
 		return compressed(os.Stdout, o, write)
 	}

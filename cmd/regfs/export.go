@@ -337,7 +337,7 @@ func (c *command) write(ctx context.Context, p *parcel, size int64, flags export
 		Fits:        func(f *os.File, kept int64) error { return p.fits(f, size, kept, blobs, flags) },
 		Interrupted: func(err error) bool { return ctx.Err() != nil && errors.Is(err, context.Canceled) },
 	}
-	err = deliver.To(ctx, flags.output, o, func(w io.Writer) error {
+	err = deliver.To(flags.output, o, func(w io.Writer) error {
 		bar := newProgress(size, p.inv.Release)
 		defer bar.Close()
 		return p.inv.Blame(p.files.WriteTar(ctx, w, blobs, archive.Options{
