@@ -79,6 +79,9 @@ func (t *FS) commitTemp(from, to string, dst layout.Path) error {
 func (t *FS) commitPlain(from string, dst layout.Path) error {
 	w, err := t.blobs.Adopt(path.Join(t.area, from))
 	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			t.Log.Error("refused", "path", dst.String(), "err", err)
+		}
 		return plainError(err)
 	}
 	defer w.Close()
