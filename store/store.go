@@ -137,6 +137,7 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 	if err := checkOwner(dir); err != nil {
 		return nil, err
 	}
+	warnOfOthers(dir, log)
 	lock, err := acquire(dir)
 	if err != nil {
 		return nil, err
@@ -171,6 +172,17 @@ func checkOwner(dir string) error {
 		return fmt.Errorf("%s belongs to the user with the number %d; run regfs as that user: %w", dir, st.Uid, fs.ErrPermission)
 	}
 	return nil
+}
+
+// warnOfOthers: a store is as safe as its directory, and the one that has it.
+func warnOfOthers(dir string, log *slog.Logger) {
+	if info, err := os.Stat(dir); err == nil && info.Mode()&0o022 != 0 {
+		log.Warn("others can write to the store's directory; chmod 0700 it", "dir", dir)
+	}
+	above := filepath.Dir(dir)
+	if info, err := os.Stat(above); err == nil && info.Mode()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		log.Warn("anybody can put another directory in the store's place; chmod o-w the one above", "dir", above)
+	}
 }
 
 func acquire(dir string) (*os.File, error) {

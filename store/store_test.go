@@ -279,3 +279,28 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("init: %v", err)
 	}
 }
+
+// Where others can write to the store's directory, or exchange it, the log says
+// so; else it says nothing.
+func TestOthersMayWrite(t *testing.T) {
+	for _, c := range []struct {
+		store, above os.FileMode
+		says         string
+	}{
+		{0o700, 0o755, ""},
+		{0o700, 0o777 | os.ModeSticky, ""},
+		{0o770, 0o755, "chmod 0700 it"},
+		{0o700, 0o777, "chmod o-w the one above"},
+	} {
+		dir := newStore(t)
+		ok(t, os.Chmod(dir, c.store))
+		ok(t, os.Chmod(filepath.Dir(dir), c.above))
+		var log strings.Builder
+		s, err := Open(dir, slog.New(slog.NewTextHandler(&log, nil)))
+		ok(t, err)
+		ok(t, s.Close())
+		if c.says == "" && log.Len() > 0 || !strings.Contains(log.String(), c.says) {
+			t.Errorf("%v in %v: the log says %q", c.store, c.above, log.String())
+		}
+	}
+}

@@ -42,7 +42,10 @@ catalog see one release only.`,
   regfs export v1.0 -o v1.0.tar
   regfs umount /var/lib/registry`,
 		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return c.clean() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			tameUmask()
+			return c.clean()
+		},
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
@@ -76,6 +79,13 @@ func storeFromEnv() string {
 		return dir
 	}
 	return defaultStore
+}
+
+// tameUmask keeps what a command makes its owner's: a store that he could not
+// read again, or that anybody could write to, is no store.
+func tameUmask() {
+	mask := syscall.Umask(0o077)
+	syscall.Umask(mask&^0o700 | 0o022)
 }
 
 // clean makes the store's path the one that a server and /proc/mounts have.
