@@ -52,6 +52,9 @@ func waysInto(out *os.File) (syscall.RawConn, []way) {
 			ways = []way{copying, sending}
 		}
 	})
+	if err != nil {
+		return nil, nil
+	}
 	return conn, ways
 }
 
