@@ -6,9 +6,9 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
 
-// maxKnown is how many nodes the kernel may know by lookups: some 100 MB of
-// memory here. Walking a release of 1,000 images comes to as many.
-const maxKnown = 100_000
+// maxKnown is how many nodes the kernel may know by lookups. Walking a release of
+// 500 images comes to as many. What it takes: docs/reliability.md.
+const maxKnown = 50_000
 
 // known are the nodes that the kernel has looked up and not forgotten. A node is
 // held in memory for as long, and the kernel forgets when it is short of memory

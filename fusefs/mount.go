@@ -44,7 +44,7 @@ type Options struct {
 	// passthrough works there.
 	Probe *os.File
 	// Nodes is how many nodes the kernel may know by lookups before it is told to
-	// forget some; 0 is 100,000.
+	// forget some; 0 is 50,000.
 	Nodes int
 	Log   *slog.Logger
 }
