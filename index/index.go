@@ -56,12 +56,18 @@ type DB struct {
 
 // Open opens the index in dir, and makes one where there is none.
 func Open(dir string, log *slog.Logger) (*DB, error) {
+	space := &space{dir: dir}
+	if err := space.makeRoom(); err != nil {
+		return nil, fmt.Errorf("open index %s: %w", dir, err)
+	}
 	b, err := openBadger(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
 	db := &DB{badger: b, log: log, open: make(map[string]*Release)}
 	db.writer = newWriter(b, dir, db.reload)
+	db.writer.space = space
+	space.open()
 	followed, err := db.isFollowed()
 	if err == nil {
 		err = db.ensureTallies()
@@ -98,7 +104,11 @@ func (db *DB) Syncs() uint64 { return db.writer.syncs.Load() }
 // Close waits for the changes under way and closes the index.
 func (db *DB) Close() error {
 	db.writer.close()
-	return db.badger.Close()
+	space := db.writer.space
+	err := errors.Join(space.makeRoom(), db.badger.Close())
+	space.takeBallast()
+	space.close()
+	return err
 }
 
 // releaseRecord is what a release's own record says.

@@ -39,6 +39,8 @@ type writer struct {
 	reload func()              // reads the releases back after a failed commit
 	commit func(records) error // write; tests put faults and counters here
 	syncs  atomic.Uint64
+	broke  *breakage
+	space  *space
 
 	serial sync.Mutex // one transaction at a time: it counts what it finds
 
@@ -50,7 +52,7 @@ type writer struct {
 }
 
 func newWriter(b *badger.DB, dir string, reload func()) *writer {
-	w := &writer{badger: b, dir: dir, reload: reload}
+	w := &writer{badger: b, dir: dir, reload: reload, broke: newBreakage(), space: &space{dir: dir}}
 	w.idle.L = &w.mu
 	w.commit = w.write
 	return w
@@ -153,10 +155,14 @@ func (w *writer) run() {
 			return
 		}
 		w.mu.Unlock()
+		stop := w.broke.watch()
 		if b.err = w.commit(b.records); b.err != nil {
+			w.broke.note(b.err)
 			w.recover(b.err)
 		}
+		stop()
 		close(b.done)
+		w.space.takeRoom()
 	}
 }
 
@@ -231,7 +237,7 @@ func (w *writer) checkSpace() error {
 		return fmt.Errorf("write index: %w", err)
 	}
 	if free := st.Bavail * uint64(st.Bsize); free < minFree {
-		return fmt.Errorf("write index: %d MiB free, %d needed: %w", free>>20, minFree>>20, syscall.ENOSPC)
+		return &refusal{fmt.Sprintf("write index: %d MiB free, %d needed", free>>20, minFree>>20), syscall.ENOSPC}
 	}
-	return nil
+	return w.space.probe()
 }
