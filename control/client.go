@@ -35,9 +35,7 @@ type Client struct {
 // Dial reaches the server of a store, or, if none runs, opens the store in
 // this process. The caller closes the client.
 func Dial(dir string, log *slog.Logger) (*Client, error) {
-	if err := store.Check(dir); err != nil {
-		return nil, err
-	}
+	// A server is asked before the disk is, which may have failed under it.
 	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		if c := dialServer(dir); c != nil {
 			return c, nil

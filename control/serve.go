@@ -34,6 +34,9 @@ type ServeOptions struct {
 	Again bool
 	// Serving, if it is given, is called when requests are answered.
 	Serving func()
+	// Ending, if it is given, is called when all mounts have ended in order. What
+	// comes after that is no reason to start another server.
+	Ending func()
 	// Supervisor, if it is given, returns the process that starts the server
 	// again after a crash, 0 if there is none now.
 	Supervisor func() int
@@ -48,8 +51,10 @@ func (o ServeOptions) supervisor() int {
 
 // Serve opens a store and serves it until the context ends, or with IdleExit
 // until the last mount has ended. What a server that died has left mounted is
-// mounted again first. All mounts are gone when it returns.
+// mounted again first. All mounts are gone when it returns; but not with
+// [ErrBroken], which is to be handled as a crash.
 func Serve(ctx context.Context, dir string, o ServeOptions, log *slog.Logger) error {
+	began := time.Now()
 	st, err := openPatiently(dir, log)
 	if err != nil {
 		return err
@@ -71,14 +76,26 @@ func Serve(ctx context.Context, dir string, o ServeOptions, log *slog.Logger) er
 		o.Serving()
 	}
 
-	s.await(ctx)
-	l.Close() // and with it, the socket
-	s.endAll()
-	s.stop()
-	s.using.Lock() // held for ever: the store is not for requests any more
-	err = st.Close()
-	close(s.left)
-	return errors.Join(err, shutdown(server))
+	ended := make(chan error, 1)
+	go func() {
+		s.await(ctx)
+		l.Close() // and with it, the socket
+		s.endAll()
+		s.stop()
+		if o.Ending != nil {
+			o.Ending()
+		}
+		s.using.Lock() // held for ever: the store is not for requests any more
+		err := s.closeStore()
+		close(s.left)
+		ended <- errors.Join(err, shutdown(server))
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case err := <-s.broken(began):
+		return err
+	}
 }
 
 // openPatiently waits for a command that has the store open for a moment. If
@@ -231,11 +248,11 @@ func peer(conn *net.UnixConn) (uid uint32, err error) {
 // commands' mounts too, and must not end with this one. What it has to say goes
 // to log.
 func DialOrStart(dir string, argv []string, log *os.File) (*Client, error) {
-	if err := store.Check(dir); err != nil {
-		return nil, err
-	}
 	if c := dialServer(dir); c != nil {
 		return c, nil
+	}
+	if err := store.Check(dir); err != nil {
+		return nil, err
 	}
 	return start(dir, argv, log)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,8 @@ type Server struct {
 	restoring bool                        // mounts are being restored: no time to leave
 	overlays  map[string]*overlay.Overlay // by release
 	closing   bool                        // no new mount is taken
+
+	failed atomic.Bool // the index has
 
 	watching sync.WaitGroup // one for each mount
 	stopping sync.Once

@@ -367,3 +367,52 @@ func TestCrashesInARow(t *testing.T) {
 	}
 	want(t, "looks at the directory below", bare(), 0)
 }
+
+// The tests above must catch a regfs that does not restore, or that lets the
+// directory below be seen.
+func TestComeBackControls(t *testing.T) {
+	if !long() {
+		t.Skip("REGFS_ROUNDS is not set: the controls of a server that comes back are not tried")
+	}
+	for _, c := range []struct {
+		control
+		caught func(t *testing.T) bool
+	}{
+		{control{
+			name: "mounts-not-restored", file: "control/serve.go",
+			old: "\ts.restore()\n", new: "",
+		}, func(t *testing.T) bool {
+			s := newStore(t, "v1.0")
+			dir, old := s.detach(t, "v1.0"), s.server()
+			ok(t, syscall.Kill(old, syscall.SIGKILL))
+			if !within(mountTime, func() bool { pid := s.server(); return pid != 0 && pid != old }) {
+				t.Fatalf("no server after %d", old)
+			}
+			defer s.regfs(t, "umount", dir)
+			defer func() { _ = syscall.Kill(s.servers()[0], syscall.SIGTERM) }()
+			return !within(2*time.Second, func() bool { return answers(dir) })
+		}},
+		{control{
+			name: "dead-mount-cleared-first", file: "mountpoint/replace.go",
+			old: "\terr = moveMount(fd, m.Mountpoint, moveBeneath)\n\tif err == nil {\n\t\treturn true, m.Clear()\n\t}",
+			new: "\tif err = m.Clear(); err == nil {\n\t\t_ = unix.Nanosleep(&unix.Timespec{Nsec: 20e6}, nil)\n\t\treturn true, moveMount(fd, m.Mountpoint, 0)\n\t}",
+		}, func(t *testing.T) bool {
+			s := newStore(t, "v1.0")
+			dir, old := s.detach(t, "v1.0"), s.server()
+			writeFile(t, filepath.Join(dir, "mark"), []byte("text"))
+			bare := watchBare(filepath.Join(dir, "mark"))
+			ok(t, syscall.Kill(old, syscall.SIGKILL))
+			want(t, "restored", within(mountTime, func() bool { return strings.Contains(s.log(), "mount restored") }), true)
+			return bare() > 0
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			right := program
+			defer func() { program = right }()
+			program = buildPatched(t, c.control)
+			if !c.caught(t) {
+				t.Error("not caught")
+			}
+		})
+	}
+}

@@ -17,6 +17,11 @@ type disk struct {
 
 func newDisk(t *testing.T, kind string) *disk {
 	t.Helper()
+	return newDiskOf(t, kind, 600<<20)
+}
+
+func newDiskOf(t *testing.T, kind string, size int64) *disk {
+	t.Helper()
 	needed(t, "mkfs."+kind, "xfs_io", "mount", "umount")
 	d := &disk{t, filepath.Join(t.TempDir(), kind+".img"), filepath.Join(t.TempDir(), kind), "loop"}
 	if kind == "ext4" {
@@ -25,7 +30,7 @@ func newDisk(t *testing.T, kind string) *disk {
 		d.options = "loop,noauto_da_alloc"
 	}
 	ok(t, os.WriteFile(d.image, nil, 0o600))
-	ok(t, os.Truncate(d.image, 600<<20))
+	ok(t, os.Truncate(d.image, size))
 	ok(t, os.Mkdir(d.dir, 0o700))
 	command(t, "mkfs."+kind, "-q", d.image)
 	t.Cleanup(func() {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -83,8 +84,10 @@ func (c *command) serve(ctx context.Context, o control.ServeOptions) error {
 	if err != nil {
 		return err
 	}
-	o.Serving, o.Supervisor = child.Serving, child.Supervisor
+	o.Serving, o.Ending, o.Supervisor = child.Serving, child.End, child.Supervisor
 	err = control.Serve(ctx, c.dir, o, log)
-	child.End()
+	if !errors.Is(err, control.ErrBroken) {
+		child.End()
+	}
 	return err
 }
