@@ -6,8 +6,8 @@
 // a power loss once a [Store.Flush] that was called after its Commit has
 // returned.
 //
-// Not promised: content is proven when it is stored, not when it is read, so
-// rot on the disk goes unnoticed here; and what others copy into the store's
+// Not promised: content is proven when it is stored, and when it is read only
+// by [Store.OpenProven], so rot on the disk goes unnoticed; and what others copy into the store's
 // directory while it is open is found, but not made durable.
 //
 // Any number of processes may read a store. One may write, and sees to it
@@ -57,6 +57,7 @@ type Store struct {
 	flusher *flusher
 	marked  atomic.Bool // this process has made unflushedMark
 	syncs   atomic.Uint64
+	proofs  proofs
 }
 
 // Syncs is how often the store has waited for the disk since it was opened.

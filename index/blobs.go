@@ -11,7 +11,12 @@ type blob struct {
 	mark  mark
 	time  time.Time
 	needs int // revisions of the release that need it
+	// stated is the size that its manifests state; conflict if they do not
+	// agree, 0 if none states one.
+	stated int64
 }
+
+const conflict = -1
 
 // listed: a needed blob shows even when it was removed, so that what a listing
 // shows is whole at every moment.
@@ -43,6 +48,18 @@ func (s blobSet) need(d digest.Digest, n int) {
 	b := s.blob(d)
 	b.needs += n
 	s.tidy(d, b)
+}
+
+// state enters the size that a manifest states for a blob which it needs.
+func (s blobSet) state(d digest.Digest, size int64) {
+	b := s.blob(d)
+	switch {
+	case size <= 0 || b.stated == size:
+	case b.stated == 0:
+		b.stated = size
+	default:
+		b.stated = conflict
+	}
 }
 
 func (s blobSet) blob(d digest.Digest) *blob {

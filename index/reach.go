@@ -106,6 +106,7 @@ func (r *Release) count(repo *repository, rev *revision, reach reach) {
 	rev.reach = reach
 	for need := range reach.present() {
 		r.blobs.need(need.Digest, 1)
+		r.blobs.state(need.Digest, need.Size)
 		if !need.Manifest {
 			l := repo.layer(need.Digest)
 			l.needs++

@@ -189,6 +189,17 @@ func (b *blob) link(d digest.Digest) Link {
 	return Link{Digest: d}
 }
 
+// StatedSize returns the size of a blob that the manifests state which need it,
+// if they agree; else 0. It may be wrong all the same.
+func (r *Release) StatedSize(d digest.Digest) int64 {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if b, ok := r.blobs.all[d]; ok && b.needs > 0 && b.stated > 0 {
+		return b.stated
+	}
+	return 0
+}
+
 // BlobRemoved says whether somebody removed the blob, even if it is needed and
 // so still there.
 func (r *Release) BlobRemoved(d digest.Digest) bool {

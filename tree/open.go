@@ -9,6 +9,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/layout"
 )
 
@@ -63,7 +66,7 @@ func (t *FS) openBlob(p string, at layout.Path, flags int) (Handle, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := t.blobs.Open(at.Digest)
+	f, err := t.openProven(at.Digest, flags)
 	if err != nil {
 		return nil, err
 	}
@@ -72,6 +75,19 @@ func (t *FS) openBlob(p string, at layout.Path, flags int) (Handle, error) {
 		return b, nil
 	}
 	return t.newDraft(p, at, b, flags)
+}
+
+// openProven refuses a damaged blob as far as that can be known. Who writes is
+// let in: what he brings may be the cure.
+func (t *FS) openProven(d digest.Digest, flags int) (*os.File, error) {
+	if flags&writing != 0 {
+		return t.blobs.Open(d)
+	}
+	f, err := t.blobs.OpenProven(d, t.release.StatedSize(d))
+	if corrupt := new(cas.CorruptError); errors.As(err, &corrupt) {
+		t.Log.Error("a blob is damaged; see \"regfs fsck --data --repair\"", "digest", d, "err", err)
+	}
+	return f, err
 }
 
 func (t *FS) openLink(p string, at layout.Path, flags int) (Handle, error) {
