@@ -21,6 +21,7 @@ var rooms = map[string][]string{
 	"beneath":           {},
 	"cas":               {"layout", "beneath"},
 	"index":             {"manifest"},
+	"seal":              {"layout"},
 	"store":             {"cas", "index"},
 	"intake":            {"layout", "manifest", "cas", "index"},
 	"tree":              {"layout", "intake", "cas", "index", "beneath"},
