@@ -189,6 +189,7 @@ func (s *Server) serve(m *mounted) {
 	}
 	close(m.quiet)
 	m.err = m.live.close()
+	s.snapshot(m.Release)
 	s.log.Info("unmounted", "release", m.Release, "mountpoint", m.Mountpoint)
 	if m.err != nil {
 		s.log.Error("unmount", "release", m.Release, "err", m.err)

@@ -69,6 +69,7 @@ func Serve(ctx context.Context, dir string, o ServeOptions, log *slog.Logger) er
 		log.Error("take over mounts", "err", err)
 	}
 	s.restore()
+	s.watching.Go(func() { s.keepSnapshots(snapshotEvery) })
 	server := newHTTPServer(s.handler(), log)
 	go server.Serve(l)
 	log.Info("serving", "store", dir, "pid", s.pid)

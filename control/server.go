@@ -30,6 +30,8 @@ type Server struct {
 
 	noting sync.Mutex // held while the mounts are written down, and while a list of them for that is made; taken before mu
 
+	snapshots snapshots
+
 	mu        sync.Mutex // guards what follows; not held while anything is mounted or unmounted
 	mounts    map[string]*mounted
 	lost      map[string]lost             // by mount point: noted, and not restored
@@ -173,7 +175,11 @@ func (s *Server) create(r *http.Request) (any, error) {
 	if err := decode(r, &req); err != nil {
 		return nil, err
 	}
-	return struct{}{}, s.store.Index.Create(req.Name)
+	if err := s.store.Index.Create(req.Name); err != nil {
+		return nil, err
+	}
+	s.snapshot(req.Name)
+	return struct{}{}, nil
 }
 
 func (s *Server) images(r *http.Request) (any, error) {

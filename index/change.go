@@ -19,6 +19,7 @@ func (r *Release) change(write func(records) *batch, f func(now time.Time) recor
 	if err := r.db.writer.broken(); err != nil {
 		return nil, err
 	}
+	defer r.db.nextGeneration(r.Name)
 	return write(f(time.Now())), nil
 }
 

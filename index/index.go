@@ -48,6 +48,8 @@ type DB struct {
 
 	followed atomic.Bool // a journal is kept
 
+	generations sync.Map // release → *atomic.Uint64: see Generation
+
 	creating sync.Mutex // makes Create's look and write one step
 
 	mu   sync.Mutex // guards open; taken before a Release's mu, never held while waiting for the writer

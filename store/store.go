@@ -230,6 +230,10 @@ func (s *Store) Probe() (*os.File, error) { return os.Open(filepath.Join(s.Dir, 
 // directory.
 func PlainDir(release string) string { return filepath.Join(releases, release, "files") }
 
+// SnapshotFile has the names of a release, for the day when the index is lost,
+// relative to the store's directory.
+func SnapshotFile(release string) string { return filepath.Join(releases, release, "snapshot.json") }
+
 // OverlayDir is where a release lies while it is mounted by overlayfs, relative
 // to the store's directory.
 func OverlayDir(release string) string { return filepath.Join(releases, release, "overlay") }
