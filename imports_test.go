@@ -34,7 +34,7 @@ var rooms = map[string][]string{
 	"deliver":           {},
 	"formats":           {"layout", "manifest", "archive", "export", "cas"},
 	"verify":            {"layout", "manifest", "beneath", "archive", "patch"},
-	"fsck":              {"layout", "manifest", "cas", "index", "store", "export", "intake"},
+	"fsck":              {"layout", "manifest", "seal", "snapshot", "cas", "index", "store", "export", "intake"},
 	"supervise":         {},
 	"snapshot":          {"layout", "seal", "cas", "index", "store"},
 	"control":           {"store", "tree", "fusefs", "overlay", "mountpoint", "export", "index", "fsck", "snapshot"},

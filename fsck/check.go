@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,7 +24,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
-	"github.com/regfs/regfs/manifest"
+	"github.com/regfs/regfs/snapshot"
 	"github.com/regfs/regfs/store"
 )
 
@@ -162,19 +161,6 @@ func (c *check) facts(r *index.Release) map[digest.Digest]bool {
 	return found
 }
 
-func readManifest(blobs *cas.Store, d digest.Digest) (*manifest.Manifest, error) {
-	f, err := blobs.Open(d)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, manifest.MaxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	return manifest.Parse(data)
-}
-
 // links looks for links to blobs that are not there, and that no manifest
 // needs: those were found already.
 func (c *check) links(r *index.Release, inv *export.Inventory) {
@@ -195,17 +181,37 @@ func (c *check) links(r *index.Release, inv *export.Inventory) {
 	}
 }
 
-// directories holds the releases' directories against the releases.
+// directories holds the releases' directories, and the snapshots in them,
+// against the releases.
 func (c *check) directories(releases []index.Info) {
 	entries, err := os.ReadDir(filepath.Join(c.store.Dir, "releases"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.report.add(Finding{Kind: Release, Damage: true, Object: "releases", Problem: err.Error()})
 	}
+	changes, err := c.store.Index.Changes()
+	if err != nil {
+		return // and Verify has said why
+	}
 	for _, e := range entries {
 		known := slices.ContainsFunc(releases, func(r index.Info) bool { return r.Name == e.Name() })
-		if !known {
-			c.report.add(Finding{Kind: Release, Object: filepath.Join("releases", e.Name()), Problem: "the index has no release of that name"})
-		}
+		c.directory(e.Name(), known, changes)
+	}
+}
+
+func (c *check) directory(name string, known bool, changes uint64) {
+	s, err := snapshot.Read(c.store.Dir, name)
+	switch {
+	case !known && err != nil:
+		c.report.add(Finding{Kind: Release, Object: filepath.Join("releases", name), Problem: "the index has no release of that name"})
+	case !known:
+		c.report.add(Finding{Kind: Release, Damage: true, Object: "release " + name,
+			Problem: fmt.Sprintf("not in the index; %d names were written down", len(s.Names))})
+	case err != nil && !hasNo(err):
+		c.report.add(Finding{Kind: Release, Object: store.SnapshotFile(name), Problem: "cannot be read: " + reason(err)})
+	case err == nil && s.Changes > changes:
+		c.report.add(Finding{Kind: Index, Damage: true, Object: "release " + name,
+			Problem: fmt.Sprintf("the index was changed %d times, and %d times when the names were written down: it has lost something, or is an old copy",
+				changes, s.Changes)})
 	}
 }
 

@@ -178,3 +178,10 @@ func (f *fixture) finds(r *Report, kind Kind, object, problem string, images ...
 	f.Fatalf("no %s: %s: %q is found, but %v", kind, object, problem, r.Findings)
 	return Finding{}
 }
+
+func (f *fixture) size(d digest.Digest) int64 {
+	f.Helper()
+	info, err := f.Blobs.Stat(d)
+	f.must(err)
+	return info.Size
+}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -17,6 +19,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/intake"
+	"github.com/regfs/regfs/snapshot"
 	"github.com/regfs/regfs/store"
 )
 
@@ -167,27 +170,85 @@ func (r *repair) intake(rel *index.Release) intake.Intake {
 	}
 }
 
-// derive mends the index's own records.
+// derive mends the index's own records, and then brings back what the snapshots
+// have of the releases that have lost something.
 func (r *repair) derive() error {
-	if !slices.ContainsFunc(r.report.Findings, func(f Finding) bool { return f.Kind == Index }) {
-		return nil
-	}
-	mending, err := r.store.Index.Mend(r.ctx)
-	text := summary(mending)
-	if len(mending.Dropped) > 0 {
-		kept, keepErr := r.keep(mending.Dropped)
-		err = errors.Join(err, keepErr)
-		text += ", kept in " + kept
-	}
-	if err != nil {
-		text = "not mended: " + err.Error()
-	}
-	for i := range r.report.Findings {
-		if f := &r.report.Findings[i]; f.Kind == Index {
-			f.Repaired = text
+	damaged := make(map[string]bool) // releases
+	broken := false
+	for _, f := range r.report.Findings {
+		name, ofRelease := strings.CutPrefix(f.Object, "release ")
+		if f.Kind == Index {
+			broken = true
+		}
+		if ofRelease && (f.Kind == Index || f.Kind == Release) {
+			damaged[name] = true
 		}
 	}
+	var text string
+	if broken {
+		mending, err := r.store.Index.Mend(r.ctx)
+		text = summary(mending)
+		if len(mending.Dropped) > 0 {
+			kept, keepErr := r.keep(mending.Dropped)
+			err = errors.Join(err, keepErr)
+			text += ", kept in " + kept
+		}
+		if err != nil {
+			r.told(Index, "", "not mended: "+err.Error())
+			return nil
+		}
+	}
+	r.told(Index, "index", text)
+	for _, name := range slices.Sorted(maps.Keys(damaged)) {
+		done := r.restore(name)
+		r.told(Index, "release "+name, strings.TrimPrefix(text+", "+done, ", "))
+		r.told(Release, "release "+name, done)
+	}
 	return nil
+}
+
+// told enters what was done about findings of a kind; of any object if object
+// is empty.
+func (r *repair) told(kind Kind, object, done string) {
+	for i := range r.report.Findings {
+		if f := &r.report.Findings[i]; f.Kind == kind && (object == "" || f.Object == object) && f.Repaired == "" {
+			f.Repaired = done
+			f.Whole = kind == Release && f.Damage && strings.HasPrefix(done, broughtBack)
+		}
+	}
+}
+
+const broughtBack = "brought back as it was written down"
+
+// restore links what the snapshot of a release has and the release has not.
+func (r *repair) restore(name string) string {
+	s, err := snapshot.Read(r.store.Dir, name)
+	if hasNo(err) {
+		return "its names were never written down"
+	}
+	if err == nil {
+		err = r.restoreFrom(name, s)
+	}
+	if err != nil {
+		return "not brought back: " + err.Error()
+	}
+	return broughtBack
+}
+
+func (r *repair) restoreFrom(name string, s *snapshot.Snapshot) error {
+	if err := r.store.Index.Revive(name, s.Created); err != nil {
+		return err
+	}
+	release, err := r.store.Index.Open(name)
+	if err != nil {
+		return err
+	}
+	defer release.Close()
+	back := restoring{blobs: r.store.Blobs, index: r.store.Index, release: release}
+	if err := back.names(r.ctx, s); err != nil {
+		return err
+	}
+	return snapshot.Save(r.store, name)
 }
 
 func summary(m index.Mending) string {

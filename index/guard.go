@@ -17,7 +17,7 @@ func guard(err *error) func() {
 	return func() {
 		debug.SetPanicOnFault(before)
 		if p := recover(); p != nil {
-			*err = &DamagedError{[]Damage{{Problem: fmt.Sprintf("it cannot be read: %.200s", fmt.Sprint(p))}}}
+			*err = &DamagedError{Damage: []Damage{{Problem: fmt.Sprintf("it cannot be read: %.200s", fmt.Sprint(p))}}}
 		}
 	}
 }

@@ -37,6 +37,7 @@ type DB struct {
 	badger *badger.DB
 	writer *writer
 	log    *slog.Logger
+	id     string
 
 	// learnt are facts on their way to the disk, and those that got there since
 	// the index was opened: digest → *manifest.Manifest.
@@ -57,7 +58,11 @@ type DB struct {
 }
 
 // Open opens the index in dir, and makes one where there is none.
-func Open(dir string, log *slog.Logger) (*DB, error) {
+func Open(dir string, log *slog.Logger) (*DB, error) { return OpenKnown(dir, "", log) }
+
+// open opens an index, and asks check whether it is the right one before it is
+// written to.
+func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 	space := &space{dir: dir}
 	if err := space.makeRoom(); err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
@@ -69,10 +74,11 @@ func Open(dir string, log *slog.Logger) (*DB, error) {
 	db := &DB{badger: b, log: log, open: make(map[string]*Release)}
 	db.writer = newWriter(b, dir, db.reload)
 	db.writer.space = space
-	space.open()
-	followed, err := db.isFollowed()
+	err = check(db)
+	var followed bool
 	if err == nil {
-		err = db.ensureTallies()
+		space.open()
+		followed, err = db.isFollowed()
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open index %s: %w", dir, err), db.Close())
@@ -131,6 +137,24 @@ func (db *DB) Create(name string) error {
 		return err
 	}
 	value, err := json.Marshal(releaseRecord{Created: time.Now().UTC()})
+	if err != nil {
+		return err
+	}
+	return db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)}))
+}
+
+// Revive makes a release that was there before, with the time at which it was
+// made. One that is there stays as it is.
+func (db *DB) Revive(name string, created time.Time) error {
+	if err := ValidRelease(name); err != nil {
+		return err
+	}
+	db.creating.Lock()
+	defer db.creating.Unlock()
+	if _, err := db.release(name); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	value, err := json.Marshal(releaseRecord{Created: created.UTC()})
 	if err != nil {
 		return err
 	}

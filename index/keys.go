@@ -34,6 +34,7 @@ import (
 //	j REPO NUL DIGEST                          an e record that came since the journal was last read
 //	c RELEASE                                  how many records the release has, by kind: JSON
 //	c                                          the same of the index
+//	s                                          whose index it is: an ID
 const (
 	keyRelease = 'r'
 	keyIn      = 'x'
@@ -41,6 +42,7 @@ const (
 	keyEver    = 'e'
 	keyJournal = 'j'
 	keyTally   = 'c'
+	keyStore   = 's'
 
 	keyLayer    = 'l'
 	keyRevision = 'm'

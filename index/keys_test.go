@@ -76,6 +76,8 @@ func TestKeysGolden(t *testing.T) {
 				t.Errorf("%s: %v", value, err)
 			}
 			_ = created
+		case key[0] == keyStore:
+			text = "ID"
 		case key[0] == keyTally:
 			text, _, _ = strings.Cut(text, `,"changes":`)
 		case key[0] == keyIn:

@@ -30,7 +30,7 @@ type Raw struct {
 func (db *DB) Mend(ctx context.Context) (m Mending, err error) {
 	v := verification{db: db, ctx: ctx, found: map[string]*tally{whole: newTally()}}
 	if v.checksums(); len(v.damage) > 0 {
-		return m, fmt.Errorf("the index's tables are damaged; \"regfs fsck --rebuild-index\" makes a new one: %w", &DamagedError{v.damage})
+		return m, fmt.Errorf("the index's tables are damaged; \"regfs fsck --rebuild-index\" makes a new one: %w", &DamagedError{Damage: v.damage})
 	}
 	v.bad = func(key, value []byte) {
 		m.Dropped = append(m.Dropped, Raw{append([]byte{}, key...), append([]byte{}, value...)})
@@ -45,7 +45,7 @@ func (db *DB) Mend(ctx context.Context) (m Mending, err error) {
 	if m.Revived, err = db.revive(v.found); err != nil {
 		return m, fmt.Errorf("mend index: %w", err)
 	}
-	if err := db.recount(); err != nil {
+	if err := db.recount(0); err != nil {
 		return m, fmt.Errorf("mend index: %w", err)
 	}
 	m.Derived, err = db.derive(ctx)

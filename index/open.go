@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	badger "github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/table"
@@ -19,10 +21,30 @@ import (
 // nobody can catch, and one whose own index is damaged is passed over without a
 // word; and it deletes all tables if its list of them is missing.
 func openBadger(dir string) (b *badger.DB, err error) {
-	defer guard(&err)()
 	if err := checkTables(dir); err != nil {
 		return nil, err
 	}
+	if b, err = guarded(dir); err != nil {
+		err = judge(err)
+	}
+	return b, err
+}
+
+// judge tells an index that is damaged from a disk that does not do what it
+// should, and from an index that somebody else has open.
+func judge(err error) error {
+	if damaged := new(DamagedError); errors.As(err, &damaged) {
+		damaged.Closed = true
+		return err
+	}
+	if errno := syscall.Errno(0); errors.As(err, &errno) && errno != syscall.EINVAL || strings.Contains(err.Error(), "directory lock") {
+		return err
+	}
+	return broken("%v", err)
+}
+
+func guarded(dir string) (b *badger.DB, err error) {
+	defer guard(&err)()
 	return badger.Open(badgerOptions(dir))
 }
 
@@ -90,5 +112,5 @@ func checkTable(name string, m badger.TableManifest) (err error) {
 }
 
 func broken(format string, args ...any) error {
-	return &DamagedError{[]Damage{{Problem: fmt.Sprintf(format, args...)}}}
+	return &DamagedError{Damage: []Damage{{Problem: fmt.Sprintf(format, args...)}}, Closed: true}
 }

@@ -155,8 +155,9 @@ func (ts tallies) write() error {
 	return nil
 }
 
-// recount counts all records, and writes the tallies anew.
-func (db *DB) recount() (err error) {
+// recount counts all records, and writes the tallies anew. The index was changed
+// at least so often.
+func (db *DB) recount(changes uint64) (err error) {
 	db.writer.serial.Lock()
 	defer db.writer.serial.Unlock()
 	defer guard(&err)()
@@ -167,7 +168,7 @@ func (db *DB) recount() (err error) {
 			return err
 		}
 		ts.all[whole] = newTally()
-		ts.all[whole].Changes = old.Changes
+		ts.all[whole].Changes = max(old.Changes, changes)
 		err = scanIn(txn, nil, func(key, _ []byte) error {
 			if release, _, _ := kindOf(key); release != "" && ts.all[release] == nil {
 				ts.all[release] = newTally()
@@ -182,18 +183,6 @@ func (db *DB) recount() (err error) {
 		}
 		return ts.write()
 	})
-}
-
-// ensureTallies counts the records of an index that is older than its tallies.
-func (db *DB) ensureTallies() error {
-	err := db.badger.View(func(txn *badger.Txn) error {
-		_, err := txn.Get(tallyKey(whole))
-		return err
-	})
-	if errors.Is(err, badger.ErrKeyNotFound) {
-		return db.recount()
-	}
-	return err
 }
 
 // parts cuts records into what fits into one transaction together with its

@@ -31,7 +31,11 @@ var ErrDamaged = errors.New("the index is damaged")
 
 // A DamagedError says that the index is not what was written to it. Its message
 // is bounded, the list is not.
-type DamagedError struct{ Damage []Damage }
+type DamagedError struct {
+	Damage []Damage
+	// Closed says that the index cannot be opened.
+	Closed bool
+}
 
 func (e *DamagedError) Error() string {
 	const most = 5
@@ -42,7 +46,11 @@ func (e *DamagedError) Error() string {
 	if more := len(e.Damage) - most; more > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more", more))
 	}
-	return "the index is damaged (see \"regfs fsck\"): " + strings.Join(parts, "; ")
+	remedy := "see \"regfs fsck\""
+	if e.Closed {
+		remedy = "\"regfs fsck --rebuild-index\" makes a new one"
+	}
+	return "the index is damaged (" + remedy + "): " + strings.Join(parts, "; ")
 }
 
 func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
@@ -66,7 +74,7 @@ func (db *DB) Verify(ctx context.Context) error {
 		v.damage = append(v.damage, damaged.Damage...)
 	}
 	if len(v.damage) > 0 {
-		return &DamagedError{v.damage}
+		return &DamagedError{Damage: v.damage}
 	}
 	return nil
 }
@@ -196,7 +204,7 @@ func (v *verification) compare(txn *badger.Txn) error {
 func checkTally(txn *badger.Txn, release string, found *tally) error {
 	want, err := readTally(txn, release)
 	if errors.Is(err, errNoTally) {
-		return &DamagedError{[]Damage{{release, err.Error()}}}
+		return &DamagedError{Damage: []Damage{{release, err.Error()}}}
 	}
 	if err != nil {
 		return err
@@ -212,13 +220,13 @@ func checkTally(txn *badger.Txn, release string, found *tally) error {
 	if len(problems) == 0 {
 		return nil
 	}
-	return &DamagedError{[]Damage{{release, strings.Join(problems, ", ")}}}
+	return &DamagedError{Damage: []Damage{{release, strings.Join(problems, ", ")}}}
 }
 
 func kindName(kind string) string {
 	name, ok := map[string]string{
 		string(keyRelease): "releases", string(keyFacts): "facts of manifests", string(keyEver): "pairs of repository and blob",
-		string(keyJournal): "journal entries", string(keyLayer): "layer links", string(keyRevision): "manifests",
+		string(keyJournal): "journal entries", string(keyStore): "IDs", string(keyLayer): "layer links", string(keyRevision): "manifests",
 		string(keyTag): "tags", string(keyTagIndex): "entries of tags' history", string(keyBlob): "blobs", string(keyDir): "directories",
 	}[kind]
 	if !ok {
@@ -243,6 +251,8 @@ func checkOther(key, value []byte) error {
 		return nil
 	case keyTally:
 		return json.Unmarshal(value, newTally())
+	case keyStore:
+		return nil
 	}
 	return errors.New("a key that is none of regfs's")
 }

@@ -237,7 +237,7 @@ func TestTallyOfLargeBatch(t *testing.T) {
 func TestTallyUpgrade(t *testing.T) {
 	dir := filled(t)
 	behind(t, dir, func(txn *badger.Txn) error {
-		return errors.Join(txn.Delete(tallyKey(whole)), txn.Delete(tallyKey("v1")), txn.Delete(tallyKey("v2")))
+		return errors.Join(txn.Delete([]byte{keyStore}), txn.Delete(tallyKey(whole)), txn.Delete(tallyKey("v1")), txn.Delete(tallyKey("v2")))
 	})
 	db := openDB(t, dir)
 	ok(t, db.Verify(t.Context()))

@@ -52,6 +52,8 @@ type Store struct {
 
 type format struct {
 	Format int `json:"format"`
+	// Index is the ID of the store's index, from the first time that it is opened.
+	Index string `json:"index,omitempty"`
 }
 
 // Init makes a store in dir, which may exist if it is empty. Only the owner
@@ -70,7 +72,7 @@ func Init(dir string) error {
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
-	return writeFormat(dir)
+	return writeFormat(dir, format{Format: Format})
 }
 
 func notEmpty(dir string) error {
@@ -81,18 +83,18 @@ func notEmpty(dir string) error {
 }
 
 // writeFormat makes the store's one small file appear whole, and lasting.
-func writeFormat(dir string) error {
-	data, err := json.Marshal(format{Format})
+func writeFormat(dir string, f format) error {
+	data, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
 	name := filepath.Join(dir, formatFile)
-	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
-	_, err = f.Write(append(data, '\n'))
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+	_, err = file.Write(append(data, '\n'))
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
 	if err := os.Rename(name+".tmp", name); err != nil {
@@ -111,26 +113,34 @@ func syncDir(dir string) error {
 
 // Check says whether dir is a store that this program can use.
 func Check(dir string) error {
+	_, err := readFormat(dir)
+	return err
+}
+
+func readFormat(dir string) (f format, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, formatFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s: %w; make one with \"regfs init\", or name another with --store or REGFS_STORE", dir, ErrNoStore)
+		return f, fmt.Errorf("%s: %w; make one with \"regfs init\", or name another with --store or REGFS_STORE", dir, ErrNoStore)
 	}
 	if err != nil {
-		return fmt.Errorf("open store: %w", err)
+		return f, fmt.Errorf("open store: %w", err)
 	}
-	var f format
 	if err := json.Unmarshal(data, &f); err != nil || f.Format < 1 {
-		return fmt.Errorf("%s: %s is damaged: %w", dir, formatFile, ErrFormat)
+		return f, fmt.Errorf("%s: %s is damaged: %w", dir, formatFile, ErrFormat)
 	}
 	if f.Format > Format {
-		return fmt.Errorf("%s: format %d is newer than this regfs, which knows up to %d; use a newer regfs: %w", dir, f.Format, Format, ErrFormat)
+		return f, fmt.Errorf("%s: format %d is newer than this regfs, which knows up to %d; use a newer regfs: %w", dir, f.Format, Format, ErrFormat)
 	}
-	return nil
+	return f, nil
 }
 
 // Open locks a store and opens it. What an earlier process left half-done in
 // the store's tmp is thrown away.
 func Open(dir string, log *slog.Logger) (*Store, error) {
+	return open(dir, log, func(s *Store) error { return s.openIndex(log) })
+}
+
+func open(dir string, log *slog.Logger, openIndex func(*Store) error) (*Store, error) {
 	if err := Check(dir); err != nil {
 		return nil, err
 	}
@@ -143,22 +153,39 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{Dir: dir, lock: lock}
-	if err := s.open(log); err != nil {
+	err = s.openBlobs()
+	if err == nil {
+		err = openIndex(s)
+	}
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Store) open(log *slog.Logger) (err error) {
+func (s *Store) openBlobs() (err error) {
 	if s.Blobs, err = cas.Open(s.Dir); err != nil {
 		return err
 	}
-	if err = s.Blobs.DiscardTemp(); err != nil {
+	return s.Blobs.DiscardTemp()
+}
+
+// openIndex opens the index that is the store's, and no other: Badger makes a
+// new one where there is none.
+func (s *Store) openIndex(log *slog.Logger) error {
+	f, err := readFormat(s.Dir) // again: under the lock
+	if err != nil {
 		return err
 	}
-	s.Index, err = index.Open(filepath.Join(s.Dir, indexDir), log)
-	return err
+	if s.Index, err = index.OpenKnown(filepath.Join(s.Dir, indexDir), f.Index, log); err != nil {
+		return err
+	}
+	if f.Index != "" {
+		return nil
+	}
+	f.Index = s.Index.ID()
+	return writeFormat(s.Dir, f)
 }
 
 // checkOwner keeps root from leaving files in another user's store that its

@@ -95,6 +95,34 @@ func TestDamagedBlobIsEIO(t *testing.T) {
 	}
 }
 
+// TestLostIndex: a store whose index is gone says so, gets another one, and
+// exports the same bytes. The names were written down at the unmount.
+func TestLostIndex(t *testing.T) {
+	r := serveRelease(t, registrytest.V31, nil)
+	putImage(t, r.API, "lost/app", "1.0", noise(9, 9000), oldLayer)
+	putImage(t, r.API, "lost/app", "1.0", noise(10, 9000), oldLayer)
+	r.Stop()
+	r.mount.stop(syscall.SIGTERM)
+	s, dir := r.store, t.TempDir()
+	s.must(t, "export", "new", "-o", dir+"/before.tar")
+	s.must(t, "fsck")
+	ok(t, os.RemoveAll(filepath.Join(string(s), "index")))
+	for _, args := range [][]string{{"ls", "new"}, {"fsck"}, {"fsck", "--repair"}, {"mount", "new", dir}} {
+		s.refuses(t, damage, []string{"it is missing", "regfs fsck --rebuild-index"}, args...)
+	}
+	s.refuses(t, usage, []string{"--repair"}, "fsck", "--rebuild-index", "--repair")
+	contains(t, s.must(t, "fsck", "--rebuild-index"), "new: 2 images, as of", "old: 1 images", "lost, as far as", "clean")
+	s.must(t, "export", "new", "-o", dir+"/after.tar")
+	before, err := os.ReadFile(dir + "/before.tar")
+	ok(t, err)
+	after, err := os.ReadFile(dir + "/after.tar")
+	ok(t, err)
+	want(t, "the same bytes", string(before) == string(after), true)
+	m := r.mount.again()
+	s.refuses(t, locked, []string{"no server may run"}, "fsck", "--rebuild-index")
+	m.stop(syscall.SIGTERM)
+}
+
 // flip changes one byte of a blob behind everybody's back.
 func (s store) flip(t *testing.T, d digest.Digest, at int64) {
 	t.Helper()

@@ -7,19 +7,22 @@ import (
 	"io"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/control"
 	"github.com/regfs/regfs/fsck"
+	"github.com/regfs/regfs/store"
 )
 
 type fsckOptions struct {
-	data   bool
-	repair bool
-	rate   string
-	asJSON bool
+	data    bool
+	repair  bool
+	rebuild bool
+	rate    string
+	asJSON  bool
 }
 
 func (c *command) fsckCmd() *cobra.Command {
@@ -38,14 +41,22 @@ With --repair, damaged blobs are put aside into the directory quarantine of the
 store, and the next push of an image brings them back; what follows from other
 things is derived anew; what was left half-done is removed.
 
+With --rebuild-index, for which no server may run, a new index is made of the
+names that were written down beside each release (when it was made and
+unmounted, and every 30 seconds while mounted), and of what the manifests in the
+store say. The old one is kept under another name. Manifests that no release
+names come into the release lost+found.
+
 The exit code is 3 when something is damaged and not mended, and 0 when not.`,
 		Example: `  regfs fsck
   regfs fsck --data --rate 100MB/s
   regfs fsck --data --repair
+  regfs fsck --rebuild-index
   regfs fsck --json | jq -r '.findings[] | select(.damage) | .affected[]? | .release, .images[]'`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.fsck(cmd, o) },
 	}
+	cmd.Flags().BoolVar(&o.rebuild, "rebuild-index", false, "make a new index from what was written down beside the releases")
 	cmd.Flags().BoolVar(&o.repair, "repair", false, "put damaged blobs aside, and mend what can be derived")
 	cmd.Flags().BoolVar(&o.data, "data", false, "read every blob")
 	cmd.Flags().StringVar(&o.rate, "rate", "", "with --data, read at most so much in a second, such as 100MB/s")
@@ -54,6 +65,12 @@ The exit code is 3 when something is damaged and not mended, and 0 when not.`,
 }
 
 func (c *command) fsck(cmd *cobra.Command, o fsckOptions) error {
+	if o.rebuild && (o.data || o.repair) {
+		return usage(cmd, errors.New("--rebuild-index goes with neither --data nor --repair; run them after it"))
+	}
+	if o.rebuild {
+		return c.rebuildIndex(cmd, o.asJSON)
+	}
 	rate, err := parseRate(o.rate)
 	if err != nil {
 		return usage(cmd, err)
@@ -70,6 +87,45 @@ func (c *command) fsck(cmd *cobra.Command, o fsckOptions) error {
 			"does not hear of this; restart it before you push")
 	}
 	return tell(cmd.OutOrStdout(), report, o.asJSON)
+}
+
+func (c *command) rebuildIndex(cmd *cobra.Command, asJSON bool) error {
+	rebuilt, err := fsck.Rebuild(cmd.Context(), c.dir, c.log())
+	if errors.Is(err, store.ErrLocked) {
+		return fmt.Errorf("%w; for --rebuild-index no server may run: unmount all, or stop \"regfs serve\"", err)
+	}
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = printJSON(cmd.OutOrStdout(), rebuilt)
+	} else {
+		printRebuilt(cmd.OutOrStdout(), rebuilt)
+	}
+	return errors.Join(err, rebuilt.Err())
+}
+
+func printRebuilt(w io.Writer, r *fsck.Rebuilt) {
+	if r.Aside != "" {
+		fmt.Fprintf(w, "the old index is kept in %s\n", r.Aside)
+	}
+	for _, release := range r.Releases {
+		if release.Problem != "" {
+			fmt.Fprintf(w, "%s: came back empty: %s\n", release.Name, release.Problem)
+			continue
+		}
+		fmt.Fprintf(w, "%s: %d images, as of %s\n", release.Name, release.Images, release.As.Local().Format(time.DateTime))
+		for _, missing := range release.Missing {
+			fmt.Fprintf(w, "  %s\n", missing)
+		}
+	}
+	if r.Unnamed > 0 {
+		fmt.Fprintf(w, "%d manifests that no release names are in the release %s\n", r.Unnamed, fsck.Found)
+	}
+	fmt.Fprint(w, `lost, as far as it was not written down: tags set or moved since those times (their manifests are in lost+found);
+  which blobs were uploaded or linked and needed by no image, or were removed; the times of links and tags; empty directories
+`)
+	printFindings(w, r.Report)
 }
 
 // check lets go of the store while the blobs are read, which may take hours:
