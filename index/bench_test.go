@@ -141,6 +141,11 @@ func BenchmarkIndex(b *testing.B) {
 			r.Repositories()
 		}
 	})
+	b.Run("verify", func(b *testing.B) {
+		for b.Loop() {
+			ok(b, db.Verify(b.Context()))
+		}
+	})
 	b.Run("list all blobs", func(b *testing.B) {
 		for b.Loop() {
 			for _, prefix := range r.BlobPrefixes(digest.SHA256) {
