@@ -23,9 +23,19 @@ func (r *Release) change(write func(records) *batch, f func(now time.Time) recor
 	return write(f(time.Now())), nil
 }
 
-// durable is a change that its caller waits for.
+// durable is a change that its caller waits for, until it is on the disk.
 func (r *Release) durable(f func(now time.Time) records) error {
 	b, err := r.change(r.db.writer.enqueue, f)
+	if err != nil {
+		return err
+	}
+	return r.db.writer.wait(b)
+}
+
+// written is a change that its caller waits for until no death of this process
+// can lose it. It is on the disk with the next one that is durable, or soon.
+func (r *Release) written(f func(now time.Time) records) error {
+	b, err := r.change(r.db.writer.now, f)
 	if err != nil {
 		return err
 	}
@@ -52,9 +62,10 @@ func (r *Release) soon(f func(now time.Time) records) error {
 
 // LinkLayer links a layer or a config in a repository. With the link the blob
 // is the release's, as if it had been uploaded: a client that mounts it from
-// another repository does not upload it.
+// another repository does not upload it. It does not wait for the disk, only
+// for the kernel: what a layer is worth, the manifest says.
 func (r *Release) LinkLayer(repo string, d digest.Digest) error {
-	return r.durable(func(now time.Time) records {
+	return r.written(func(now time.Time) records {
 		l := r.repository(repo).layer(d)
 		l.mark, l.time = own, now
 		rs := append(r.db.ever(repo, d), put(key(r.Name, keyLayer, repo, d.String()), encodeMark(own, now)))
@@ -281,8 +292,8 @@ func (r *Release) editTag(repo, name string, edit func(*tag)) {
 	}
 }
 
-// AddBlob notes that a blob was uploaded through this release. It does not
-// wait for the disk: the link that makes the blob count does.
+// AddBlob notes that a blob was uploaded through this release. It waits for
+// nothing: the link that makes the blob count does.
 func (r *Release) AddBlob(d digest.Digest) error {
 	return r.soon(func(now time.Time) records {
 		return append(r.markBlob(d, own, now), r.arrive(d, nil)...)

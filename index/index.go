@@ -35,6 +35,7 @@ import (
 // A DB is the index of one store. One process only may open it.
 type DB struct {
 	badger *badger.DB
+	wal    *wal
 	writer *writer
 	log    *slog.Logger
 	id     string
@@ -71,9 +72,12 @@ func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open index %s: %w", dir, err)
 	}
-	db := &DB{badger: b, log: log, open: make(map[string]*Release)}
-	db.writer = newWriter(b, dir, db.reload)
-	db.writer.space = space
+	wal, err := openWAL(dir)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open index %s: %w", dir, err), b.Close())
+	}
+	db := &DB{badger: b, wal: wal, log: log, open: make(map[string]*Release)}
+	db.writer = newWriter(b, wal, space, db.reload)
 	err = check(db)
 	var followed bool
 	if err == nil {
@@ -89,10 +93,11 @@ func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 
 // badgerOptions are small on purpose: an index of 100 releases of 300 images
 // is 30 MB on disk. Values stay in the LSM tree (a value log loses them on
-// power loss), writes are synced before they are acknowledged.
+// power loss). That writes are synced before they are acknowledged is for the
+// writer to see to: see wal.
 func badgerOptions(dir string) badger.Options {
 	return badger.DefaultOptions(dir).
-		WithSyncWrites(true).
+		WithSyncWrites(false).
 		WithNumVersionsToKeep(1).
 		WithMemTableSize(16 << 20).
 		WithNumMemtables(2).
@@ -107,13 +112,13 @@ func badgerOptions(dir string) badger.Options {
 }
 
 // Syncs is how often the index has waited for the disk since it was opened.
-func (db *DB) Syncs() uint64 { return db.writer.syncs.Load() }
+func (db *DB) Syncs() uint64 { return db.wal.syncs.Load() }
 
 // Close waits for the changes under way and closes the index.
 func (db *DB) Close() error {
 	db.writer.close()
 	space := db.writer.space
-	err := errors.Join(space.makeRoom(), db.badger.Close())
+	err := errors.Join(db.wal.close(), space.makeRoom(), db.badger.Close())
 	space.takeBallast()
 	space.close()
 	return err
@@ -216,7 +221,7 @@ func (db *DB) Open(name string) (*Release, error) {
 	}
 	// What was changed before the last Close must be on the disk to be read. If
 	// it cannot be written, its caller has been told.
-	_ = db.writer.sync()
+	_ = db.writer.settle()
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if r, ok := db.open[name]; ok {

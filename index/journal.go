@@ -48,7 +48,7 @@ func (db *DB) settle() {
 
 // Pairs calls f with every pair.
 func (db *DB) Pairs(f func(Pair) error) error {
-	if err := db.writer.sync(); err != nil {
+	if err := db.writer.settle(); err != nil {
 		return err
 	}
 	return db.scan([]byte{keyEver}, func(key, _ []byte) error {
@@ -62,7 +62,7 @@ func (db *DB) Pairs(f func(Pair) error) error {
 
 // Journal lists the pairs that came since they were last forgotten.
 func (db *DB) Journal() ([]Pair, error) {
-	if err := db.writer.sync(); err != nil {
+	if err := db.writer.settle(); err != nil {
 		return nil, err
 	}
 	return db.journal()

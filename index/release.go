@@ -73,7 +73,7 @@ func (r *Release) Close() {
 // Sync returns when all changes made so far are durable, and tells once of
 // changes that were lost since the last Sync.
 func (r *Release) Sync() error {
-	err := r.db.writer.sync()
+	err := r.db.writer.settle()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	lost := r.lost

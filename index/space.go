@@ -107,14 +107,11 @@ func (s *space) makeRoom() error {
 // takeRoom takes what the ballast and the log need, as far as it is to be had.
 // It is called after each change. What a file system cannot do is left undone.
 func (s *space) takeRoom() {
-	newest := ""
-	logs, _ := filepath.Glob(filepath.Join(globEscape(s.dir), "*.mem"))
-	if len(logs) > 0 {
-		newest = logs[len(logs)-1]
-	}
-	if newest != s.log {
-		_ = allocate(newest, 0, logSize)
-		s.log = newest
+	if numbers, err := logs(s.dir); err == nil && len(numbers) > 0 {
+		if newest := logPath(s.dir, numbers[len(numbers)-1]); newest != s.log {
+			_ = allocate(newest, 0, logSize)
+			s.log = newest
+		}
 	}
 	if !s.whole {
 		s.takeBallast()
@@ -159,17 +156,4 @@ func allocate(name string, flags int, size int64) error {
 // openOwn opens a file of the index for writing, and not what a link leads to.
 func openOwn(name string, flags int) (*os.File, error) {
 	return os.OpenFile(name, os.O_WRONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK|flags, 0o600)
-}
-
-// globEscape makes a path a pattern that matches it alone.
-func globEscape(path string) string {
-	var escaped []byte
-	for i := range len(path) {
-		switch path[i] {
-		case '*', '?', '[', '\\':
-			escaped = append(escaped, '\\')
-		}
-		escaped = append(escaped, path[i])
-	}
-	return string(escaped)
 }

@@ -160,6 +160,7 @@ func (ts tallies) write() error {
 func (db *DB) recount(changes uint64) (err error) {
 	db.writer.serial.Lock()
 	defer db.writer.serial.Unlock()
+	defer db.writer.setUnsynced(true)
 	defer guard(&err)()
 	return db.badger.Update(func(txn *badger.Txn) error {
 		ts := newTallies(txn)

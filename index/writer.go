@@ -3,7 +3,6 @@ package index
 import (
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,38 +22,42 @@ type records []record
 func put(key, value []byte) record { return record{key: key, value: append([]byte{}, value...)} }
 func del(key []byte) record        { return record{key: key} }
 
-// A batch is the changes that go to the disk together.
+// A batch is the changes that are committed together.
 type batch struct {
 	records records
+	sync    bool          // somebody waits until they are on the disk
 	done    chan struct{} // closed when err is final
 	err     error
 }
 
 // A writer commits changes in the order in which they come. One commit is
 // under way at a time; all changes that come meanwhile share the next one, and
-// with it one sync of the disk.
+// with it one sync of the disk, if one of them asks for it.
 type writer struct {
 	badger *badger.DB
+	wal    *wal
 	dir    string
 	reload func()              // reads the releases back after a failed commit
 	commit func(records) error // write; tests put faults and counters here
-	syncs  atomic.Uint64
+	sync   func() error        // that of the wal; the same
 	broke  *breakage
 	space  *space
 
 	serial sync.Mutex // one transaction at a time: it counts what it finds
 
-	mu      sync.Mutex // guards what follows; taken after a Release's mu
-	next    *batch     // gathers changes; nil if there are none
-	running bool       // whether a goroutine is committing
-	failed  error      // set from a failed commit until the releases are read back
-	idle    sync.Cond
+	mu       sync.Mutex // guards what follows; taken after a Release's mu
+	next     *batch     // gathers changes; nil if there are none
+	running  bool       // whether a goroutine is committing
+	unsynced bool       // whether something was committed and not synced
+	timer    bool       // whether a sync will be asked for before long
+	failed   error      // set from a failed commit until the releases are read back
+	idle     sync.Cond
 }
 
-func newWriter(b *badger.DB, dir string, reload func()) *writer {
-	w := &writer{badger: b, dir: dir, reload: reload, broke: newBreakage(), space: &space{dir: dir}}
+func newWriter(b *badger.DB, l *wal, s *space, reload func()) *writer {
+	w := &writer{badger: b, wal: l, dir: l.dir, reload: reload, broke: newBreakage(), space: s}
 	w.idle.L = &w.mu
-	w.commit = w.write
+	w.commit, w.sync = w.write, l.sync
 	return w
 }
 
@@ -67,8 +70,21 @@ func (w *writer) broken() error {
 	return w.failed
 }
 
-// enqueue takes records for the next commit, which begins as soon as it can.
+// enqueue takes records that somebody waits for to be on the disk. Their commit
+// begins as soon as it can.
 func (w *writer) enqueue(rs records) *batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.add(rs)
+	b.sync = true
+	w.start()
+	return b
+}
+
+// now takes records that are to be committed as soon as can be, and synced
+// before long. Once they are committed the kernel has them, and no death of
+// this process can lose them.
+func (w *writer) now(rs records) *batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b := w.add(rs)
@@ -78,7 +94,7 @@ func (w *writer) enqueue(rs records) *batch {
 
 // lazy is how long a change that nobody waits for may lie before it goes to the
 // disk. Most are followed at once by one that somebody waits for, and share
-// its sync: a blob by its link.
+// its commit and its sync.
 const lazy = 200 * time.Millisecond
 
 // later takes records for a commit that need not begin soon.
@@ -86,14 +102,25 @@ func (w *writer) later(rs records) *batch {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	b := w.add(rs)
+	w.syncLater()
+	return b
+}
+
+// syncLater sees to it that all changes are on the disk before long. mu is held.
+func (w *writer) syncLater() {
+	if w.timer {
+		return
+	}
+	w.timer = true
 	time.AfterFunc(lazy, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.next == b {
+		w.timer = false
+		if w.next != nil || w.unsynced {
+			w.add(nil).sync = true
 			w.start()
 		}
 	})
-	return b
 }
 
 // add puts records into the next batch. mu is held.
@@ -123,10 +150,10 @@ func (w *writer) wait(b *batch) error {
 	return b.err
 }
 
-// sync waits for all changes enqueued so far.
-func (w *writer) sync() error {
+// settle waits until all changes that were taken so far are on the disk.
+func (w *writer) settle() error {
 	w.mu.Lock()
-	idle := !w.running && w.next == nil
+	idle := !w.running && w.next == nil && !w.unsynced
 	w.mu.Unlock()
 	if idle {
 		return w.broken()
@@ -137,6 +164,7 @@ func (w *writer) sync() error {
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.add(nil).sync = true
 	w.start()
 	for w.running {
 		w.idle.Wait()
@@ -156,13 +184,48 @@ func (w *writer) run() {
 		}
 		w.mu.Unlock()
 		stop := w.broke.watch()
-		if b.err = w.commit(b.records); b.err != nil {
+		if b.err = w.bring(b); b.err != nil {
 			w.broke.note(b.err)
 			w.recover(b.err)
 		}
 		stop()
 		close(b.done)
 		w.space.takeRoom()
+	}
+}
+
+// bring commits a batch, and syncs it if it asks for that. Another one that did
+// not ask is on the disk then, too.
+func (w *writer) bring(b *batch) error {
+	if len(b.records) > 0 {
+		if err := w.commit(b.records); err != nil {
+			return err
+		}
+		w.setUnsynced(true)
+	}
+	if !b.sync || !w.isUnsynced() {
+		return nil
+	}
+	w.serial.Lock() // nothing is committed unseen
+	defer w.serial.Unlock()
+	if err := w.sync(); err != nil {
+		return fmt.Errorf("write index: sync: %w", err)
+	}
+	w.setUnsynced(false)
+	return nil
+}
+
+func (w *writer) isUnsynced() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.unsynced
+}
+
+func (w *writer) setUnsynced(yes bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.unsynced = yes; yes {
+		w.syncLater()
 	}
 }
 
@@ -183,11 +246,11 @@ func (w *writer) recover(err error) {
 	w.mu.Unlock()
 }
 
-// write makes records durable, together as far as they fit into one
-// transaction of Badger's.
+// write hands records to Badger, together as far as they fit into one
+// transaction of its.
 func (w *writer) write(rs records) error {
-	if len(rs) == 0 {
-		return nil
+	if err := w.wal.failed; err != nil {
+		return fmt.Errorf("write index: an earlier sync has failed; start the server anew when the disk is well: %w", err)
 	}
 	if err := w.checkSpace(); err != nil {
 		return err
@@ -218,9 +281,6 @@ func (w *writer) writePart(rs records) (err error) {
 	if err := ts.write(); err != nil {
 		return err
 	}
-	// Badger syncs the log of its memtable, and the value log though nothing was
-	// written to it (valueLog.write, memTable.SyncWAL).
-	w.syncs.Add(2)
 	return txn.Commit()
 }
 

@@ -1,8 +1,10 @@
 package index
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -14,8 +16,7 @@ import (
 	"github.com/regfs/regfs/manifest"
 )
 
-// counted makes the writer count its commits, each of which is one sync of the
-// disk.
+// counted makes the writer count its commits.
 func counted(db *DB) *atomic.Int64 {
 	n := new(atomic.Int64)
 	write := db.writer.commit
@@ -28,7 +29,7 @@ func counted(db *DB) *atomic.Int64 {
 	return n
 }
 
-// One sync serves many waiting callers.
+// One commit serves many waiting callers.
 func TestGroupCommit(t *testing.T) {
 	r := newRelease(t)
 	commits := counted(r.db)
@@ -51,6 +52,88 @@ func TestGroupCommit(t *testing.T) {
 		t.Errorf("%d commits for %d changes", n, callers*each)
 	}
 	equal(t, "links", len(reopen(t, r).Layers("a")), callers*each)
+}
+
+// A caller who waits for the disk gets a sync, and who does not, does not; what
+// the one has waited for, the other has too.
+func TestSyncs(t *testing.T) {
+	r := newRelease(t)
+	before := r.db.Syncs()
+	check := func(what string, want int) {
+		t.Helper()
+		equal(t, what, int(r.db.Syncs()-before), want)
+	}
+	for i := range 5 {
+		ok(t, r.LinkLayer("a", dg(fmt.Sprint(i))))
+	}
+	check("syncs after layer links", 0)
+	ok(t, r.Tag("a", "1", dg("m")))
+	check("syncs after a tag", 1)
+	ok(t, r.Sync())
+	check("syncs after a Sync of nothing", 1)
+	ok(t, r.LinkLayer("a", dg("one more")))
+	ok(t, r.Sync())
+	check("syncs after a Sync of a layer link", 2)
+	ok(t, r.LinkLayer("a", dg("last")))
+	for end := time.Now().Add(50 * lazy); r.db.Syncs() == before+2; time.Sleep(lazy / 10) {
+		if time.Now().After(end) {
+			t.Fatal("a layer link does not go to the disk by itself")
+		}
+	}
+	check("syncs of what nobody has asked for", 3)
+}
+
+// When LinkLayer returns, the kernel has the record: the process may be killed.
+func TestWrittenSurvivesTheProcess(t *testing.T) {
+	r := newRelease(t)
+	d := dg("layer")
+	ok(t, r.LinkLayer("some/repository", d))
+	content, err := os.ReadFile(r.db.wal.file.Name())
+	ok(t, err)
+	if !bytes.Contains(content, key(r.Name, keyLayer, "some/repository", d.String())) {
+		t.Error("the record is not in the log")
+	}
+}
+
+// The log that is synced is the one that Badger writes to, also after it has
+// begun another one.
+func TestLogFollowsBadger(t *testing.T) {
+	r := newRelease(t)
+	first := r.db.wal.number
+	value := make([]byte, maxValue-1)
+	for i := range 2 * (16 << 20) / len(value) {
+		k := fmt.Appendf(nil, "zz%04d", i)
+		ok(t, r.db.writer.wait(r.db.writer.enqueue(records{put(k, value)})))
+		content, err := os.ReadFile(r.db.wal.file.Name())
+		ok(t, err)
+		if !bytes.Contains(content, k) {
+			t.Fatalf("record %d is not in the log that was synced", i)
+		}
+	}
+	if r.db.wal.number == first {
+		t.Error("Badger has not begun another log; the test proves nothing")
+	}
+}
+
+// After a sync that failed, no change is taken any more: what came after the
+// gap in the log could not be read.
+func TestFailedSyncIsFinal(t *testing.T) {
+	r := newRelease(t)
+	ok(t, r.Tag("a", "1", dg("m")))
+	file := r.db.wal.file
+	gone, err := os.Open(file.Name())
+	ok(t, err)
+	ok(t, gone.Close())
+	r.db.wal.file = gone
+	defer func() { r.db.wal.file = file }()
+	for range 3 {
+		if err := r.Tag("a", "2", dg("m")); err == nil {
+			t.Error("a change is taken after a sync has failed")
+		}
+	}
+	if err := r.LinkLayer("a", dg("l")); err == nil {
+		t.Error("a change that does not wait is taken")
+	}
 }
 
 // A caller alone gets a commit for each change, at once.

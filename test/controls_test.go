@@ -22,7 +22,7 @@ type control struct {
 }
 
 var controls = []control{
-	{name: "index-not-synced", file: "index/index.go", old: "WithSyncWrites(true)", new: "WithSyncWrites(false)",
+	{name: "index-not-synced", file: "index/wal.go", old: "l.file.Sync()", new: "error(nil)",
 		disk: "ext4", lost: []kind{lostImage}, cheap: true},
 	{name: "blobs-not-synced", file: "cas/cas.go", old: "s.syncs.Add(1); return f.Sync()", new: "s.syncs.Add(1); return nil",
 		disk: "ext4", lost: []kind{lostImage, damaged}, cheap: true},
