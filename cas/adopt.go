@@ -127,9 +127,7 @@ func (s *Store) checkAdoptable(name string) error {
 
 // Return gives an adopted file back, to where it came from or to another name,
 // as it was, and closes the Writer. If something has taken the name meanwhile,
-// it is [fs.ErrExist], and the Writer can be returned elsewhere. A file that
-// could not be synced is not given back: its content may be lost already, and
-// the next sync would not say so.
+// it is [fs.ErrExist], and the Writer can be returned elsewhere.
 func (w *Writer) Return(name string) error {
 	if err := w.giveBack(name); err != nil {
 		return failure("return", name, err)
@@ -138,8 +136,8 @@ func (w *Writer) Return(name string) error {
 }
 
 func (w *Writer) giveBack(name string) error {
-	if err := w.usable(); err != nil {
-		return err
+	if w.closed {
+		return fs.ErrClosed
 	}
 	if err := checkForeign(name); err != nil {
 		return err
@@ -184,8 +182,8 @@ func (w *Writer) Clone() (*Writer, error) {
 }
 
 func (w *Writer) clone() (*Writer, error) {
-	if err := w.usable(); err != nil {
-		return nil, err
+	if w.closed {
+		return nil, fs.ErrClosed
 	}
 	// A second descriptor has a position of its own, at the beginning.
 	content, err := w.store.dir.OpenRegular(w.name)

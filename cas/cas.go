@@ -4,7 +4,9 @@
 // A blob exists from the moment [Writer.Commit] returns. Nothing in between is
 // visible: a reader sees a whole blob or none, also after a crash. It survives
 // a power loss once a [Store.Flush] that was called after its Commit has
-// returned.
+// returned; nobody else has to wait for the disk. Until then it is pending,
+// which only the process that has committed it can see: [Store.Settle] is for
+// the others.
 //
 // Not promised: content is proven when it is stored, and when it is read only
 // by [Store.OpenProven], so rot on the disk goes unnoticed; and what others copy into the store's
@@ -22,7 +24,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"sync/atomic"
 	"time"
 
@@ -31,14 +32,7 @@ import (
 	"github.com/regfs/regfs/beneath"
 )
 
-const (
-	tempDir = "tmp"
-
-	// unflushedMark is there from a store's first Commit until it is closed
-	// with nothing left to flush. Finding it, the next process knows that the
-	// one before was killed.
-	unflushedMark = tempDir + "/unflushed"
-)
+const tempDir = "tmp"
 
 // A CorruptError says that content is not what its digest claims.
 type CorruptError struct {
@@ -54,8 +48,8 @@ func (e *CorruptError) Error() string {
 type Store struct {
 	dir     *beneath.Dir // the store's directory
 	disk    disk
-	flusher *flusher
-	marked  atomic.Bool // this process has made unflushedMark
+	pending pending
+	rooted  bool // the way to pendingDir is durable; for the flush that runs
 	syncs   atomic.Uint64
 	proofs  proofs
 }
@@ -70,22 +64,18 @@ func Open(dir string) (*Store, error) {
 	if err != nil {
 		return nil, failure("open blob store", dir, err)
 	}
-	s := &Store{dir: self}
+	s := &Store{dir: self, pending: newPending()}
 	s.disk = disk{
 		syncFile: func(f *os.File) error { s.syncs.Add(1); return f.Sync() },
 		syncDir:  func(name string) error { s.syncs.Add(1); return s.syncDir(name) },
-		syncAll:  func() error { s.syncs.Add(1); return self.SyncAll() },
 	}
-	s.flusher = newFlusher(func(dir string) error { return s.disk.syncDir(dir) })
 	return s, nil
 }
 
-// Close closes the store. It does not flush.
+// Close settles and closes the store.
 func (s *Store) Close() error {
-	var err error
-	if s.marked.Load() && s.flusher.idle() {
-		err = s.dir.Unlink(unflushedMark)
-	}
+	err := s.Settle()
+	s.pending.close()
 	return errors.Join(err, s.dir.Close())
 }
 
@@ -108,11 +98,19 @@ func (s *Store) Stat(d digest.Digest) (Info, error) {
 	return info, nil
 }
 
-func (s *Store) stat(d digest.Digest) (Info, error) {
+func (s *Store) stat(d digest.Digest) (info Info, err error) {
 	if err := d.Validate(); err != nil {
 		return Info{}, err
 	}
-	stat, err := s.dir.Lstat(blobPath(d))
+	err = s.find(d, func(name string) error {
+		info, err = s.statAt(name, d)
+		return err
+	})
+	return info, err
+}
+
+func (s *Store) statAt(name string, d digest.Digest) (Info, error) {
+	stat, err := s.dir.Lstat(name)
 	if err != nil {
 		return Info{}, err
 	}
@@ -122,75 +120,30 @@ func (s *Store) stat(d digest.Digest) (Info, error) {
 	return Info{Digest: d, Size: stat.Size, ModTime: time.Unix(stat.Mtim.Unix())}, nil
 }
 
+// find looks where a blob may be. What is not pending was at its place already
+// if it was anywhere; what is may get there while we look.
+func (s *Store) find(d digest.Digest, look func(name string) error) error {
+	if s.pending.has(d) {
+		if err := look(pendingPath(d)); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return look(blobPath(d))
+}
+
 // Open opens a blob for reading. Errors are as for Stat.
-func (s *Store) Open(d digest.Digest) (*os.File, error) {
+func (s *Store) Open(d digest.Digest) (file *os.File, err error) {
 	if err := d.Validate(); err != nil {
 		return nil, failure("open blob", d.String(), err)
 	}
-	file, err := s.dir.OpenRegular(blobPath(d))
+	err = s.find(d, func(name string) error {
+		file, err = s.dir.OpenRegular(name)
+		return err
+	})
 	if err != nil {
 		return nil, failure("open blob", d.String(), err)
 	}
 	return file, nil
-}
-
-// DiscardTemp removes what a process that was killed has left half done, and
-// returns what it had adopted. Only the store's one writer may call it, and
-// only before it writes.
-//
-// If there is something to remove, blobs may be there whose directories were
-// never flushed, and nobody remembers which. A lookup would reuse them, so
-// they are made durable now, with everything else on the file system.
-func (s *Store) DiscardTemp() error {
-	names, err := s.tempNames()
-	if err != nil {
-		return failure("discard", tempDir, err)
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	// First sync, then remove: killed in between, the next one starts over.
-	if err := s.disk.syncAll(); err != nil {
-		return failure("sync", "file system", err)
-	}
-	if err := s.giveBackAll(names); err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := s.dir.RemoveAll(path.Join(tempDir, name)); err != nil {
-			return failure("discard", name, err)
-		}
-	}
-	return nil
-}
-
-func (s *Store) tempNames() ([]string, error) {
-	entries, err := s.dir.ReadDir(tempDir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names, err
-}
-
-// mark leaves a sign that blobs may be there whose directories are not
-// durable. It needs no sync: after a power loss, all that is found is durable.
-func (s *Store) mark() error {
-	if s.marked.Load() {
-		return nil
-	}
-	file, err := s.createTemp(unflushedMark)
-	if errors.Is(err, fs.ErrExist) {
-		return nil // by another Commit, which is about to say so
-	}
-	if err != nil {
-		return err
-	}
-	s.marked.Store(true)
-	return file.Close()
 }
 
 // failure puts operation and object before an error's cause. An os error's own

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,10 +32,16 @@ func setup(t *testing.T) *fixture {
 // had been killed.
 func (f *fixture) reopen() {
 	f.T.Helper()
+	if f.Store != nil {
+		f.pending.close()
+	}
 	s, err := Open(f.dir)
 	f.must(err)
 	f.Store = s
-	f.Cleanup(func() { s.Close() })
+	f.Cleanup(func() {
+		s.pending.close()
+		s.dir.Close()
+	})
 }
 
 func (f *fixture) must(err error) {
@@ -99,9 +104,9 @@ func (f *fixture) checkNoTemp() {
 	f.T.Helper()
 	names, err := f.tempNames()
 	f.must(err)
-	names = slices.DeleteFunc(names, func(name string) bool { return tempDir+"/"+name == unflushedMark })
-	if len(names) > 0 {
-		f.Errorf("left in tmp: %v", names)
+	pending, err := os.ReadDir(f.path(pendingDir))
+	if len(names) > 0 || len(pending) > 0 {
+		f.Errorf("left in tmp: %v, %v, %v", names, pending, err)
 	}
 }
 
@@ -143,6 +148,7 @@ func TestModes(t *testing.T) {
 	check(w.name, 0o600)
 	check("tmp", fs.ModeDir|0o755)
 	name := blobPath(f.put("content"))
+	f.must(f.Settle())
 	check(name, 0o444)
 	for name != blobsDir {
 		name = filepath.Dir(name)
@@ -211,6 +217,7 @@ func TestPlantedAtBlobPath(t *testing.T) {
 func TestOpenFollowsNoSymlinkOnTheWay(t *testing.T) {
 	f := setup(t)
 	d := f.put("content")
+	f.must(f.Settle())
 	dir := filepath.Dir(blobPath(d))
 	f.must(os.Rename(f.path(dir), f.path("elsewhere")))
 	f.plant("../../../../../../elsewhere", dir)
@@ -251,6 +258,7 @@ func TestAllTellsWhatItCannotRead(t *testing.T) {
 	}
 	f := setup(t)
 	d := f.put("content")
+	f.must(f.Settle())
 	dir := f.path(filepath.Dir(filepath.Dir(blobPath(d))))
 	f.must(os.Chmod(dir, 0))
 	defer os.Chmod(dir, 0o755)
@@ -261,74 +269,4 @@ func TestAllTellsWhatItCannotRead(t *testing.T) {
 	if len(errs) != 1 || !errors.Is(errs[0], fs.ErrPermission) {
 		t.Errorf("All yields %v", errs)
 	}
-}
-
-// A second process may read while the first one writes; closing it must not
-// take away the first one's mark.
-func TestReaderBesideWriter(t *testing.T) {
-	f := setup(t)
-	d := f.put("content")
-	reader, err := Open(f.dir)
-	f.must(err)
-	if _, err := reader.Stat(d); err != nil {
-		t.Error(err)
-	}
-	f.must(reader.Close())
-	f.checkFile(unflushedMark, "")
-}
-
-func TestDiscardTemp(t *testing.T) {
-	f := setup(t)
-	f.must(f.DiscardTemp())
-	f.write("tmp/file", "left")
-	f.write("tmp/dir/file", "left")
-	f.write("releases/r/files/kept", "kept")
-	f.plant("../releases/r/files", "tmp/link")
-	f.plant("/etc/passwd", "tmp/escape")
-	f.must(f.DiscardTemp())
-	if names, err := f.tempNames(); err != nil || len(names) > 0 {
-		t.Errorf("left in tmp: %v, %v", names, err)
-	}
-	f.checkFile("releases/r/files/kept", "kept")
-}
-
-// A process that was killed between Commit and Flush leaves blobs that a
-// lookup of the next one finds. They must not be lost after its first Flush.
-func TestKilledBeforeFlush(t *testing.T) {
-	f := setup(t)
-	syncs := 0
-	restart := func() {
-		f.reopen()
-		f.disk.syncAll = func() error { syncs++; return nil }
-		f.must(f.DiscardTemp())
-	}
-	f.put("content")
-	restart()
-	if syncs != 1 {
-		t.Errorf("after a kill, the file system is synced %d times, not once", syncs)
-	}
-	f.put("content")
-	f.must(f.Flush())
-	f.must(f.Close())
-	restart()
-	if syncs != 1 {
-		t.Error("the file system is synced though the store was closed well")
-	}
-	f.put("more content")
-	f.must(f.Close())
-	restart()
-	if syncs != 2 {
-		t.Error("the file system is not synced though the store was closed unflushed")
-	}
-}
-
-func TestDiscardTempStartsOverAfterFault(t *testing.T) {
-	f := setup(t)
-	f.put("content")
-	f.reopen()
-	f.disk.syncAll = func() error { return errFault }
-	if err := f.DiscardTemp(); !errors.Is(err, errFault) {
-		t.Errorf("DiscardTemp: %v", err)
-	}
-	f.checkFile(unflushedMark, "")
 }

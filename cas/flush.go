@@ -2,12 +2,9 @@ package cas
 
 import (
 	"errors"
-	"io/fs"
-	"maps"
 	"os"
-	"path"
-	"slices"
 	"sync"
+	"time"
 )
 
 // A disk is the ways in which a store makes things durable. Tests put faults
@@ -15,18 +12,216 @@ import (
 type disk struct {
 	syncFile func(*os.File) error
 	syncDir  func(name string) error
-	syncAll  func() error // the whole file system
 }
 
-// Flush makes blobs durable: after it has returned nil, every Commit that had
-// returned before it was called survives a power loss. Concurrent callers
-// share the work: while one flush runs, one waits, and takes along all who
-// come meanwhile.
+// syncsAtOnce bounds the threads that wait for the disk. More of them than this
+// and the disk has enough to share among them.
+const syncsAtOnce = 16
+
+// lazyFlush is how long a blob that nobody waits for may be pending.
+const lazyFlush = time.Second
+
+// Flush makes blobs durable: after it has returned nil, every blob whose Commit
+// had returned before it was called survives a power loss, unless [Store.Lost]
+// tells of it. Concurrent callers share the work: while one flush runs, one
+// waits, and takes along all who come meanwhile.
 //
-// If it fails, nothing is known of the blobs committed since the last flush;
-// all that was to be made durable is tried again by the next one.
+// If it fails, a blob has been lost, or the next flush tries again.
 func (s *Store) Flush() error {
-	return s.flusher.flush()
+	f := s.joinFlush()
+	if f == nil {
+		return nil
+	}
+	<-f.synced
+	return f.err
+}
+
+// Settle flushes, and returns when every blob whose Commit had returned before
+// is at its place, where other processes find it.
+func (s *Store) Settle() error {
+	f := s.joinSettle()
+	if f == nil {
+		return nil
+	}
+	<-f.settled
+	return errors.Join(f.err, f.unplaced)
+}
+
+// A flush brings blobs to the disk, for which many wait, and then to their
+// places, for which few do.
+type flush struct {
+	synced  chan struct{} // closed when err is set
+	err     error
+	settled chan struct{} // closed when unplaced is set
+
+	// unplaced is why blobs are still pending. They are found there, and the
+	// next flush tries again.
+	unplaced error
+}
+
+func (f *flush) done() bool {
+	select {
+	case <-f.synced:
+		return true
+	default:
+		return false
+	}
+}
+
+// joinFlush returns the flush that has seen all blobs that are there by now;
+// nil if they are durable.
+func (s *Store) joinFlush() *flush {
+	p := &s.pending
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.fresh > 0:
+		return s.nextFlush()
+	case p.running != nil && !p.running.done():
+		return p.running
+	}
+	return nil
+}
+
+// joinSettle returns the flush after which they are all at their places; nil if
+// they are.
+func (s *Store) joinSettle() *flush {
+	p := &s.pending
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.running == nil && len(p.arrived()) == 0 {
+		return nil
+	}
+	return s.nextFlush()
+}
+
+// nextFlush returns the flush that is to begin next, and sees to it that it
+// does. The pending's mu is held.
+func (s *Store) nextFlush() *flush {
+	p := &s.pending
+	if p.next == nil {
+		p.next = &flush{synced: make(chan struct{}), settled: make(chan struct{})}
+	}
+	if !p.busy {
+		p.busy = true
+		go s.runFlushes()
+	}
+	return p.next
+}
+
+func (s *Store) runFlushes() {
+	for f, batch := s.beginFlush(); f != nil; f, batch = s.beginFlush() {
+		f.err = s.syncBatch(batch)
+		close(f.synced)
+		f.unplaced = s.placeAll(batch)
+		close(f.settled)
+	}
+}
+
+// beginFlush makes the next flush the running one; nil if there is none.
+func (s *Store) beginFlush() (*flush, []*pendingBlob) {
+	p := &s.pending
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.running, p.next = p.next, nil
+	batch := p.arrived()
+	if p.running == nil {
+		p.busy = false
+		s.flushLater() // what could not be flushed or placed
+		return nil, nil
+	}
+	p.fresh = 0
+	return p.running, batch
+}
+
+// flushLater sees to it that there is a flush before long, if there is anything
+// to be flushed. The pending's mu is held.
+func (s *Store) flushLater() {
+	p := &s.pending
+	if p.closed || p.lazy || len(p.blobs) == 0 {
+		return
+	}
+	p.lazy = true
+	time.AfterFunc(lazyFlush, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.lazy = false
+		if !p.closed && len(p.blobs) > 0 {
+			s.nextFlush()
+		}
+	})
+}
+
+// syncBatch brings the content of blobs to the disk, and their pending names.
+// It does not matter which comes first: a name without its content is found out
+// by whoever recovers it.
+func (s *Store) syncBatch(batch []*pendingBlob) error {
+	var fresh []*pendingBlob
+	for _, b := range batch {
+		if !b.durable {
+			fresh = append(fresh, b)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	names := make(chan error, 1)
+	go func() { names <- s.syncNames() }()
+	s.syncFiles(fresh)
+	err := <-names
+	var lost []error
+	for _, b := range fresh {
+		if b.unsynced != nil {
+			lost = append(lost, s.lose(b))
+		} else if err == nil {
+			b.durable = true
+		}
+	}
+	if err != nil {
+		// The files are not asked again in vain: what a sync has brought to the
+		// disk stays there. A directory goes through the file system's journal;
+		// where that cannot be written, the next sync fails, too.
+		s.pending.again(fresh)
+	}
+	return errors.Join(append(lost, err)...)
+}
+
+// syncFiles syncs side by side, since a disk takes what waits for it together.
+func (s *Store) syncFiles(batch []*pendingBlob) {
+	slots := make(chan struct{}, syncsAtOnce)
+	var all sync.WaitGroup
+	for _, b := range batch {
+		slots <- struct{}{}
+		all.Go(func() {
+			b.unsynced = s.disk.syncFile(b.file)
+			<-slots
+		})
+	}
+	all.Wait()
+}
+
+// syncNames syncs the one directory, and once those that lead to it.
+func (s *Store) syncNames() error {
+	if err := s.disk.syncDir(pendingDir); err != nil || s.rooted {
+		return err
+	}
+	for _, dir := range []string{tempDir, "."} {
+		if err := s.disk.syncDir(dir); err != nil {
+			return err
+		}
+	}
+	s.rooted = true
+	return nil
+}
+
+func (s *Store) placeAll(batch []*pendingBlob) error {
+	var errs []error
+	for _, b := range batch {
+		if b.durable {
+			errs = append(errs, s.place(b))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *Store) syncDir(name string) error {
@@ -39,130 +234,4 @@ func (s *Store) syncDir(name string) error {
 		return failure("sync directory", name, err)
 	}
 	return nil
-}
-
-// A flusher knows which directories are to be synced, and shares the syncs
-// among those who wait for them.
-type flusher struct {
-	sync func(dir string) error
-
-	// mu guards the fields below. It is not held across I/O.
-	mu sync.Mutex
-
-	// dirty are the directories to be synced. The value says whether it is a
-	// blob's own directory.
-	dirty map[string]bool
-
-	// durable are the directories known to survive a power loss themselves:
-	// their parents were synced after they had been made. A blob's own
-	// directory is left out; there are too many, and few are asked for twice.
-	// Whoever removes a directory would have to take it out.
-	durable map[string]bool
-
-	running, waiting *flush // nil if there is none
-}
-
-type flush struct {
-	done chan struct{} // closed when err is set
-	err  error
-}
-
-func newFlusher(sync func(dir string) error) *flusher {
-	return &flusher{sync: sync, dirty: map[string]bool{}, durable: map[string]bool{}}
-}
-
-// note remembers a blob's directory, which exists and has its blob, and all
-// above it that are not known to be durable. Who made them does not matter:
-// the one who did may not have come to note them yet.
-func (f *flusher) note(dir string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.dirty[dir] = true
-	for dir != "." && !f.durable[dir] {
-		dir = path.Dir(dir)
-		f.dirty[dir] = false
-	}
-}
-
-// idle reports whether nothing is left to be synced.
-func (f *flusher) idle() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.dirty) == 0 && f.running == nil
-}
-
-func (f *flusher) flush() error {
-	mine, before, first := f.join()
-	if first {
-		if before != nil {
-			<-before.done
-		}
-		f.run(mine)
-	}
-	<-mine.done
-	return mine.err
-}
-
-// join returns the flush that waits, which will see all that has been noted by
-// now, and the one that runs, which may not. The first to join has to run it.
-func (f *flusher) join() (mine, before *flush, first bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.waiting == nil {
-		f.waiting = &flush{done: make(chan struct{})}
-		first = true
-	}
-	return f.waiting, f.running, first
-}
-
-func (f *flusher) run(mine *flush) {
-	batch := f.start(mine)
-	mine.err = f.syncBatch(batch)
-	f.finish(batch, mine.err)
-	close(mine.done)
-}
-
-func (f *flusher) start(mine *flush) (batch map[string]bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	batch, f.dirty = f.dirty, map[string]bool{}
-	f.running, f.waiting = mine, nil
-	return batch
-}
-
-// syncBatch syncs the deepest directories first: where a sync commits a journal
-// that they all share, the rest have nothing left to do. A directory that is
-// gone was removed with its blob; nothing is left to be lost, and it leaves
-// the batch, as one made anew in its place would not be durable.
-func (f *flusher) syncBatch(batch map[string]bool) error {
-	for _, dir := range slices.Backward(slices.Sorted(maps.Keys(batch))) {
-		err := f.sync(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			delete(batch, dir)
-			continue
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// finish keeps a batch that failed to be synced again, whole. (A file's pages
-// that could not be written are forgotten by the kernel, and a second fsync
-// succeeds. Directories go through a journal: a file system that cannot write
-// it stops, and the second fsync fails too.)
-func (f *flusher) finish(batch map[string]bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.running = nil
-	if err != nil {
-		maps.Copy(f.dirty, batch)
-		return
-	}
-	for dir, ofBlob := range batch {
-		if !ofBlob {
-			f.durable[dir] = true
-		}
-	}
 }

@@ -129,7 +129,7 @@ func reason(err error) string {
 }
 
 // temp looks for what was left in the directory for files that are being
-// written. The mark that is there while the store is open is none.
+// written.
 func (i *inspection) temp(leftover time.Duration) {
 	names, err := i.store.tempNames()
 	if err != nil {
@@ -139,7 +139,7 @@ func (i *inspection) temp(leftover time.Duration) {
 	for _, name := range names {
 		at := path.Join(tempDir, name)
 		stat, err := i.store.dir.Lstat(at)
-		if err != nil || at == unflushedMark || stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err != nil || stat.Mode&unix.S_IFMT == unix.S_IFDIR {
 			continue
 		}
 		changed := time.Unix(stat.Ctim.Unix())

@@ -13,17 +13,11 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// commit puts a blob, at its place.
 func (f *fixture) commit(content string) digest.Digest {
 	f.T.Helper()
-	w, err := f.NewWriter()
-	f.must(err)
-	defer w.Close()
-	_, err = w.File().WriteString(content)
-	f.must(err)
-	d := digest.FromString(content)
-	_, err = w.Commit(d)
-	f.must(err)
-	f.must(f.Flush())
+	d := f.put(content)
+	f.must(f.Settle())
 	return d
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -58,32 +59,44 @@ func TestTraced(t *testing.T) {
 		t.Skip("runs only in the process that TestCommitTrace starts")
 	}
 	f := &fixture{T: t, dir: dir}
-	f.reopen()
+	reopen := func() {
+		f.reopen()
+		f.pending.lazy = true // as if a timer ran: nothing is flushed unasked
+	}
+	reopen()
 	heading := func(text string) { f.must(os.Mkdir(filepath.Join(dir, "# "+text), 0o700)) }
 	heading("a new store's first commit")
 	f.put("first")
-	heading("flush")
-	f.must(f.Flush())
-	heading("flush of nothing")
-	f.must(f.Flush())
+	heading("settle")
+	f.must(f.Settle())
+	heading("settle nothing")
+	f.must(f.Settle())
 	heading("adopt and commit")
 	f.must(os.WriteFile(f.path("upload"), []byte("second"), 0o644))
 	w, err := f.Adopt("upload")
 	f.must(err)
 	_, err = w.Commit(digest.FromString("second"))
 	f.must(err)
-	heading("flush of the second blob")
+	heading("flush and settle the second blob")
 	f.must(f.Flush())
+	f.must(f.Settle())
 	heading("commit of a blob that is there")
 	f.put("first")
-	heading("flush again")
-	f.must(f.Flush())
+	heading("settle again")
+	f.must(f.Settle())
+	heading("killed with a blob pending")
+	f.put("third")
+	reopen()
+	heading("the next process")
+	f.must(f.DiscardTemp())
 	heading("close")
 	f.must(f.Close())
 }
 
 var (
 	tracePID    = regexp.MustCompile(`(?m)^\d+ +`)
+	traceParts  = regexp.MustCompile(`^(\d+) +(.*?)( <unfinished \.\.\.>)?$`)
+	traceEnd    = regexp.MustCompile(`^<\.\.\. \w+ resumed>(.*)$`)
 	traceFD     = regexp.MustCompile(`\b\d+<([^>]*)>`)
 	traceTemp   = regexp.MustCompile(`\b[A-Z2-7]{26}\b`)
 	traceLine   = regexp.MustCompile(`(?m)^[^\n]*\n`)
@@ -91,7 +104,43 @@ var (
 	traceTitle  = regexp.MustCompile(`(?m)^mkdir.*"STORE/(# .*)", 0700\)$`)
 )
 
+// whole puts each call where it has returned. Those that do not wait for each
+// other, syncs, are sorted.
+func whole(trace string) string {
+	begun := map[string]string{} // by process
+	var lines, syncs []string
+	for line := range strings.Lines(trace) {
+		part := traceParts.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		if part == nil {
+			continue
+		}
+		pid, call := part[1], part[2]
+		if end := traceEnd.FindStringSubmatch(call); end != nil {
+			call = begun[pid] + end[1]
+		}
+		if part[3] != "" {
+			begun[pid] = call
+			continue
+		}
+		if strings.HasPrefix(call, "fsync(") {
+			syncs = append(syncs, pid+" "+call)
+			continue
+		}
+		lines, syncs = append(append(lines, sorted(syncs)...), pid+" "+call), nil
+	}
+	return strings.Join(append(lines, sorted(syncs)...), "\n") + "\n"
+}
+
+// sorted sorts by what is synced, not by who does it, by which descriptor.
+func sorted(lines []string) []string {
+	slices.SortFunc(lines, func(a, b string) int {
+		return strings.Compare(a[strings.Index(a, "<"):], b[strings.Index(b, "<"):])
+	})
+	return lines
+}
+
 func normalise(trace, dir string) string {
+	trace = whole(trace)
 	trace = tracePID.ReplaceAllString(trace, "")
 	trace = strings.ReplaceAll(trace, dir, "STORE")
 	trace = traceLine.ReplaceAllStringFunc(trace, onlyOfStore)

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -29,7 +30,6 @@ type Writer struct {
 	file   *os.File
 	origin fs.FileInfo // what an adopted file was; nil for one of our own
 	sealed bool        // it may no longer be that
-	broken error       // why the content can no longer be trusted to reach the disk
 	moved  bool        // the file has left its name
 	closed bool
 }
@@ -67,12 +67,11 @@ func (w *Writer) File() *os.File { return w.file }
 
 // Commit makes the file's content, from its beginning to its end, the blob d,
 // and returns its size. The position of the file does not matter. Nobody may
-// write to the file meanwhile: see Clone.
+// write to the file meanwhile: see Clone. It does not wait for the disk.
 //
-// Content that is not d is a [*CorruptError]; as with every error but a failed
-// sync, the Writer can then be committed again, or returned. A blob that is
-// there already is not stored twice. If its size is another, it is damaged,
-// and is replaced.
+// Content that is not d is a [*CorruptError]; as with every error, the Writer
+// can then be committed again, or returned. A blob that is there already is not
+// stored twice. If its size is another, it is damaged, and is replaced.
 func (w *Writer) Commit(d digest.Digest) (size int64, err error) {
 	if size, err = w.commit(d); err != nil {
 		return 0, failure("commit blob", d.String(), err)
@@ -81,44 +80,31 @@ func (w *Writer) Commit(d digest.Digest) (size int64, err error) {
 }
 
 func (w *Writer) commit(d digest.Digest) (int64, error) {
-	if err := w.usable(); err != nil {
-		return 0, err
+	if w.closed {
+		return 0, fs.ErrClosed
 	}
 	if err := d.Validate(); err != nil {
 		return 0, err
 	}
-	size, err := w.verify(d)
+	size, err := verify(w.file, d)
 	if err != nil {
-		return 0, err
-	}
-	if err := w.store.mark(); err != nil {
 		return 0, err
 	}
 	if err := w.storeOnce(d, size); err != nil {
 		return 0, err
 	}
-	// Also for a blob that was there: whoever put it there may be about to note
-	// it, and our caller will not wait for him.
-	w.store.flusher.note(path.Dir(blobPath(d)))
 	return size, w.Close()
-}
-
-func (w *Writer) usable() error {
-	if w.closed {
-		return fs.ErrClosed
-	}
-	return w.broken
 }
 
 // buffers are large, as one read of a disk is, and few: one a running Commit.
 var buffers = sync.Pool{New: func() any { return new([1 << 20]byte) }}
 
-// verify returns the size of the content, if it is d.
-func (w *Writer) verify(d digest.Digest) (int64, error) {
+// verify returns the size of a file's content, if it is d.
+func verify(file *os.File, d digest.Digest) (int64, error) {
 	buffer := buffers.Get().(*[1 << 20]byte)
 	defer buffers.Put(buffer)
 	hash := d.Algorithm().Hash()
-	size, err := io.CopyBuffer(hash, io.NewSectionReader(w.file, 0, math.MaxInt64), buffer[:])
+	size, err := io.CopyBuffer(hash, io.NewSectionReader(file, 0, math.MaxInt64), buffer[:])
 	if err != nil {
 		return 0, err
 	}
@@ -128,59 +114,68 @@ func (w *Writer) verify(d digest.Digest) (int64, error) {
 	return size, nil
 }
 
-// storeOnce sees to it that the blob is at its place. If it is there already,
-// our file stays where it is, to be discarded.
+// storeOnce sees to it that the blob is there. If it is already, our file stays
+// where it is, to be discarded. Who finds it on its way waits for it: a Flush
+// that follows has to see it.
 func (w *Writer) storeOnce(d digest.Digest, size int64) error {
-	if whole, err := w.store.holds(d, size); whole || err != nil {
-		return err
+	p := &w.store.pending
+	b := &pendingBlob{digest: d, size: size, here: make(chan struct{})}
+	for other := p.reserve(b); other != nil; other = p.reserve(b) {
+		if <-other.here; other.err == nil {
+			return nil
+		}
+	}
+	file, err := w.moveToPending(d, size)
+	if w.store.arrive(b, file, err) >= maxFresh {
+		w.store.Flush() // whom an error concerns, Lost will tell
+	}
+	return err
+}
+
+// moveToPending returns the file at its pending name; none if the blob is at
+// its place.
+func (w *Writer) moveToPending(d digest.Digest, size int64) (*os.File, error) {
+	if whole, err := w.store.stands(d, size); whole || err != nil {
+		return nil, err
 	}
 	if err := w.seal(); err != nil {
-		return err
+		return nil, err
 	}
-	if err := w.store.dir.MkdirAll(path.Dir(blobPath(d)), dirMode); err != nil {
-		return err
+	file, err := duplicate(w.file)
+	if err != nil {
+		return nil, err
 	}
-	err := w.store.dir.RenameNew(w.name, blobPath(d))
-	if errors.Is(err, fs.ErrExist) {
-		return w.replace(d, size)
-	}
-	w.moved = err == nil
-	return err
-}
-
-// replace takes the place of a damaged blob; but not if another Commit has
-// stored the blob since we looked, as it may be open by now.
-func (w *Writer) replace(d digest.Digest, size int64) error {
-	if whole, err := w.store.holds(d, size); whole || err != nil {
-		return err
-	}
-	err := w.store.dir.Rename(w.name, blobPath(d), 0)
-	w.moved = err == nil
-	return err
-}
-
-// holds reports whether the blob is there, undamaged as far as its size tells.
-func (s *Store) holds(d digest.Digest, size int64) (bool, error) {
-	info, err := s.stat(d)
+	err = w.store.dir.Rename(w.name, pendingPath(d), 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		if err = w.store.dir.MkdirAll(pendingDir, dirMode); err == nil {
+			err = w.store.dir.Rename(w.name, pendingPath(d), 0)
+		}
 	}
-	return err == nil && info.Size == size, err
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	w.moved = true
+	return file, nil
 }
 
-// seal makes the file what a blob is, on the disk too.
+// duplicate returns the same open file under another descriptor, which the
+// Writer's user has not.
+func duplicate(file *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), file.Name()), nil
+}
+
+// seal makes the file what a blob is.
 func (w *Writer) seal() error {
 	w.sealed = true
 	if err := w.own(); err != nil {
 		return err
 	}
-	if err := w.file.Chmod(blobMode); err != nil {
-		return err
-	}
-	// After a sync that failed, the next may succeed although the content is
-	// lost: the kernel reports it once.
-	w.broken = w.store.disk.syncFile(w.file)
-	return w.broken
+	return w.file.Chmod(blobMode)
 }
 
 // own takes the file from another owner, who could make it writable again.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -24,6 +25,7 @@ func TestWriterLeavesNothing(t *testing.T) {
 		t.Error("Commit of other content succeeds")
 	}
 	f.must(w.Close())
+	f.must(f.Settle())
 	f.checkNoTemp()
 }
 
@@ -37,28 +39,53 @@ func TestMismatchMakesNoDirectories(t *testing.T) {
 
 func TestSecondCommitKeepsTheFile(t *testing.T) {
 	f := setup(t)
-	name := blobPath(f.put("content"))
-	before := f.inode(name)
+	d := f.put("content")
+	before := f.inode(pendingPath(d))
 	f.put("content")
-	if f.inode(name) != before {
-		t.Error("the second Commit replaced the file")
+	f.must(f.Settle())
+	f.put("content")
+	f.must(f.Settle())
+	if f.inode(blobPath(d)) != before {
+		t.Error("a later Commit replaced the file")
 	}
 }
 
-// Two Commits of one blob that both find it absent: the later one must not
-// replace what the earlier one's caller may have opened.
+// A blob that comes to its place while another one is pending: the later one
+// must not replace what somebody may have opened.
 func TestRacingCommitKeepsTheFile(t *testing.T) {
 	f := setup(t)
-	var first uint64
-	f.disk.syncFile = func(*os.File) error {
-		f.disk.syncFile = (*os.File).Sync
-		first = f.inode(blobPath(f.put("content"))) // between the look and the rename
-		return nil
-	}
-	if got := f.inode(blobPath(f.put("content"))); got != first {
-		t.Error("the later Commit replaced the file")
+	d := f.put("content")
+	f.write(blobPath(d), "content")
+	first := f.inode(blobPath(d))
+	f.must(f.Settle())
+	if f.inode(blobPath(d)) != first {
+		t.Error("the later one replaced the file")
 	}
 	f.checkNoTemp()
+}
+
+// A Commit that fails after another one has begun to wait for it: that one does
+// the work itself.
+func TestCommitWaitsForAnother(t *testing.T) {
+	f := setup(t)
+	d := digest.FromString("content")
+	first := &pendingBlob{digest: d, here: make(chan struct{})}
+	f.pending.reserve(first)
+	done := make(chan error)
+	w := f.writer("content")
+	go func() {
+		_, err := w.Commit(d)
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		t.Fatalf("Commit did not wait: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	f.arrive(first, nil, errFault)
+	f.must(<-done)
+	f.must(f.Settle())
+	f.checkFile(blobPath(d), "content")
 }
 
 func TestDamagedSizeIsReplaced(t *testing.T) {
@@ -67,29 +94,13 @@ func TestDamagedSizeIsReplaced(t *testing.T) {
 		d := digest.FromString("content")
 		f.write(blobPath(d), damaged)
 		f.put("content")
+		if info, err := f.Stat(d); err != nil || info.Size != int64(len("content")) {
+			t.Errorf("a damaged blob is preferred to a proven one: %v, %v", info, err)
+		}
+		f.must(f.Settle())
 		f.checkFile(blobPath(d), "content")
 		f.checkNoTemp()
 	}
-}
-
-func TestSyncFaultIsNotForgotten(t *testing.T) {
-	f := setup(t)
-	f.disk.syncFile = func(*os.File) error { return errFault }
-	f.write("upload", "content")
-	w, err := f.Adopt("upload")
-	f.must(err)
-	d := digest.FromString("content")
-	if _, err := w.Commit(d); !errors.Is(err, errFault) {
-		t.Errorf("Commit: %v", err)
-	}
-	f.disk.syncFile = (*os.File).Sync
-	if _, err := w.Commit(d); !errors.Is(err, errFault) {
-		t.Errorf("Commit after a failed sync: %v", err)
-	}
-	if err := w.Return("upload"); !errors.Is(err, errFault) {
-		t.Errorf("Return after a failed sync: %v", err)
-	}
-	f.checkGone(blobPath(d))
 }
 
 func TestForeignOwner(t *testing.T) {
@@ -109,6 +120,7 @@ func TestForeignOwner(t *testing.T) {
 	f.must(err)
 	_, err = w.Commit(digest.FromString("content"))
 	f.must(err)
+	f.must(f.Settle())
 	if uid := owned(blobPath(digest.FromString("content"))); uid != 0 {
 		t.Errorf("the blob belongs to %d", uid)
 	}
@@ -136,6 +148,7 @@ func TestAdoptAndReturn(t *testing.T) {
 	f.must(err)
 	_, err = w.Commit(digest.FromString("content"))
 	f.must(err)
+	f.must(f.Settle())
 	f.checkGone(name)
 	if f.inode(blobPath(digest.FromString("content"))) != before {
 		t.Error("the content was copied")
@@ -152,10 +165,7 @@ func TestReturnRestores(t *testing.T) {
 	f.must(err)
 	w, err := f.Adopt("upload")
 	f.must(err)
-	f.disk.syncFile = func(*os.File) error {
-		f.write("docker", "no directory can be made here")
-		return nil
-	}
+	f.write(pendingDir, "no directory can be made here")
 	if _, err := w.Commit(digest.FromString("content")); err == nil {
 		t.Error("Commit without a directory succeeds")
 	}
@@ -191,6 +201,7 @@ func TestReturnOverwritesNothing(t *testing.T) {
 func TestAdoptRefuses(t *testing.T) {
 	f := setup(t)
 	blob := blobPath(f.put("blob"))
+	f.must(f.Settle())
 	f.write("files/real/upload", "content")
 	f.write("files/hard", "content")
 	f.must(os.Link(f.path("files/hard"), f.path("files/hard2")))
@@ -204,7 +215,7 @@ func TestAdoptRefuses(t *testing.T) {
 	defer os.Remove(f.dir + ".outside")
 	for _, name := range []string{
 		"", ".", "/", "..", "../x", "../" + filepath.Base(f.dir) + ".outside", "files/../../x", "files/./real/upload",
-		"files//real/upload", f.path("files/real/upload"), "tmp/file", "tmp", blob, "docker",
+		"files//real/upload", f.path("files/real/upload"), "tmp/file", "tmp", pendingDir, blob, "docker",
 		"files", "files/real", "files/fifo", "files/link", "files/hard",
 		"files/linkdir/upload", "files/blobdir/data", "files/etc/hostname", "files/absent", "absent/absent",
 	} {
@@ -275,6 +286,7 @@ func TestCloneOfAdopted(t *testing.T) {
 	d := digest.FromString("content")
 	_, err = clone.Commit(d)
 	f.must(err)
+	f.must(f.Settle())
 	f.checkFile(blobPath(d), "content")
 	f.must(w.Return("upload"))
 	f.checkFile("upload", "CONTENT, and more")
@@ -312,6 +324,9 @@ func TestReplaceConcurrently(t *testing.T) {
 			defer w.Close()
 			w.File().WriteString("content")
 			if _, err := w.Commit(d); err != nil {
+				t.Error(err)
+			}
+			if err := f.Settle(); err != nil {
 				t.Error(err)
 			}
 		})

@@ -194,7 +194,12 @@ func (s *Server) inventory(r *http.Request) (any, error) {
 		return nil, err
 	}
 	return withRelease(s, r, func(release *index.Release) (*export.Inventory, error) {
-		return export.TakePart(release, s.store.Blobs, selection)
+		inv, err := export.TakePart(release, s.store.Blobs, selection)
+		if err != nil {
+			return nil, err
+		}
+		// Who asks reads the blobs himself.
+		return inv, s.store.Blobs.Settle()
 	})
 }
 

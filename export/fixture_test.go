@@ -82,6 +82,7 @@ func (f *fixture) putAs(a digest.Algorithm, content string) v1.Descriptor {
 	f.must(err)
 	_, err = w.Commit(d.Digest)
 	f.must(err)
+	f.must(f.blobs.Settle())
 	return d
 }
 

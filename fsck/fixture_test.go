@@ -72,6 +72,7 @@ func (f *fixture) put(content string) v1.Descriptor {
 	d := describe(content)
 	_, err = w.Commit(d.Digest)
 	f.must(err)
+	f.must(f.Blobs.Settle())
 	return d
 }
 

@@ -68,6 +68,17 @@ func (e *exploration) visit(ref manifest.Ref, depth int) error {
 	return e.follow(ref.Digest, depth+1)
 }
 
+// blobs are all that were met on the way, there or not.
+func (e *exploration) blobs() []digest.Digest {
+	all := []digest.Digest{e.top}
+	for _, m := range e.facts {
+		for _, ref := range m.Refs {
+			all = append(all, ref.Digest)
+		}
+	}
+	return all
+}
+
 // has says whether the release has what a manifest can do without. An index's
 // child it has only if it was pushed here: a registry does not find those of
 // other releases. A layer it has if a registry that asked was told so.

@@ -55,15 +55,15 @@ func (in Intake) arrive(d digest.Digest) error {
 }
 
 // Link enters a link. The path says which: a layer's, a revision's, or one of
-// a tag's two. When it returns nil the link is durable, and so is every blob
-// that was committed before.
+// a tag's two. The image is the promise: when the link of a revision or what a
+// tag points at returns nil, it is durable, and so is all that the manifest
+// needs and the store has. Others go to the disk with one that is.
 func (in Intake) Link(at layout.Path, d digest.Digest) error {
-	// The link is the promise: what it points at must not be less durable.
-	if err := in.Blobs.Flush(); err != nil {
-		return err
-	}
 	switch at.Kind {
 	case layout.LayerLink:
+		if err := in.Blobs.Lost(d); err != nil {
+			return err
+		}
 		return in.Release.LinkLayer(at.Repository, d)
 	case layout.RevisionLink:
 		return in.linkManifest(at.Repository, d)
@@ -78,6 +78,9 @@ func (in Intake) linkManifest(repo string, d digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	if err := in.promise(found.blobs()); err != nil {
+		return err
+	}
 	if err := in.Release.LinkManifest(repo, d, found.facts, found.absent...); err != nil {
 		return err
 	}
@@ -89,6 +92,14 @@ func (in Intake) linkManifest(repo string, d digest.Digest) error {
 		}
 	}
 	return nil
+}
+
+// promise makes blobs durable, as far as they are there.
+func (in Intake) promise(blobs []digest.Digest) error {
+	if err := in.Blobs.Flush(); err != nil {
+		return err
+	}
+	return in.Blobs.Lost(blobs...)
 }
 
 // invalid is an error of what was written, not of the disk: EINVAL.

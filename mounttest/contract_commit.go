@@ -34,6 +34,19 @@ func (m Mounts) storeBlob(d digest.Digest) string {
 	return filepath.Join(m.Store, layout.BlobDataPath(d))
 }
 
+// stored is the file of a committed blob in the store, where it is before long.
+func (m Mounts) stored(t *testing.T, d digest.Digest) string {
+	t.Helper()
+	name := m.storeBlob(d)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Lstat(name); err == nil {
+			return name
+		}
+	}
+	t.Fatalf("%s is not there 10 seconds after the commit", name)
+	return ""
+}
+
 // testMismatch: content that its name does not fit is refused, on each of the
 // ways that lead to a blob.
 func testMismatch(t *testing.T, m Mounts) {
@@ -213,11 +226,11 @@ func testStoredOnce(t *testing.T, m Mounts) {
 	ok(t, u.write(content))
 	upload := inodeOf(t, u.data())
 	ok(t, u.commit(d))
-	first := inodeOf(t, m.storeBlob(d))
+	first := inodeOf(t, m.stored(t, d))
 	if first != upload {
 		t.Errorf("the upload was inode %d of the disk, the blob is %d: its bytes were moved twice", upload, first)
 	}
-	if mode := must(os.Stat(m.storeBlob(d)))(t).Mode(); mode != 0o444 {
+	if mode := must(os.Stat(m.stored(t, d)))(t).Mode(); mode != 0o444 {
 		t.Errorf("blob has mode %v in the store", mode)
 	}
 	for i, again := range []registry{r, registry2(r.root), registry3(m.Mount(t, "m5-once-b", ReuseNone))} {
@@ -225,7 +238,7 @@ func testStoredOnce(t *testing.T, m Mounts) {
 		ok(t, again.push(fmt.Sprint("repo", i), content))
 		checkBlob(t, again, content)
 	}
-	if now := inodeOf(t, m.storeBlob(d)); now != first {
+	if now := inodeOf(t, m.stored(t, d)); now != first {
 		t.Errorf("blob is inode %d, was %d: it was stored again", now, first)
 	}
 }
@@ -237,7 +250,7 @@ func testDamagedReplaced(t *testing.T, m Mounts) {
 	d := digest.FromBytes(content)
 	r := registry3(m.Mount(t, "m5-damaged", ReuseStore))
 	ok(t, r.push("repo", content))
-	ok(t, os.Truncate(m.storeBlob(d), 5000))
+	ok(t, os.Truncate(m.stored(t, d), 5000))
 	ok(t, r.push("repo", content))
 	checkBlob(t, r, content)
 }
@@ -292,7 +305,7 @@ func testImmutable(t *testing.T, m Mounts) {
 				t.Error("no error")
 			}
 			checkBlob(t, r, content)
-			same(t, "store's file", must(os.ReadFile(m.storeBlob(d)))(t), content)
+			same(t, "store's file", must(os.ReadFile(m.stored(t, d)))(t), content)
 		})
 	}
 	// What is let pass must change nothing either.
@@ -302,7 +315,7 @@ func testImmutable(t *testing.T, m Mounts) {
 	f := must(os.OpenFile(p, os.O_RDWR, 0))(t)
 	ok(t, f.Close())
 	checkBlob(t, r, content)
-	if mode := must(os.Stat(m.storeBlob(d)))(t).Mode(); mode != 0o444 {
+	if mode := must(os.Stat(m.stored(t, d)))(t).Mode(); mode != 0o444 {
 		t.Errorf("blob has mode %v in the store", mode)
 	}
 	sameList(t, "release", findFiles(t, r.root), []string{layout.BlobDataPath(d), layout.LayerLinkPath("repo", d)})
@@ -323,7 +336,7 @@ func testUploadWriterLate(t *testing.T, m Mounts) {
 	f.Truncate(3)
 	f.Sync()
 	checkBlob(t, r, content)
-	same(t, "store's file", must(os.ReadFile(m.storeBlob(d)))(t), content)
+	same(t, "store's file", must(os.ReadFile(m.stored(t, d)))(t), content)
 }
 
 // A mapping outlives the descriptor it was made from.
@@ -345,7 +358,7 @@ func testUploadMapped(t *testing.T, m Mounts) {
 	copy(mapping, "changed")
 	ok(t, unix.Msync(mapping, unix.MS_SYNC))
 	checkBlob(t, r, content)
-	same(t, "store's file", must(os.ReadFile(m.storeBlob(d)))(t), content)
+	same(t, "store's file", must(os.ReadFile(m.stored(t, d)))(t), content)
 }
 
 func testRewrittenUnderReaders(t *testing.T, m Mounts) {

@@ -114,6 +114,10 @@ func (o *Overlay) Mount(mountpoint string, others bool) error {
 
 // prepare makes the upper directory. Until it is whole it has another name.
 func (o *Overlay) prepare(others bool) error {
+	// What is pending would not be seen below.
+	if err := o.store.Blobs.Settle(); err != nil {
+		return err
+	}
 	if err := layOut(o.store); err != nil {
 		return err
 	}

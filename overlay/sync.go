@@ -107,7 +107,7 @@ func (o *Overlay) sync(mounted bool) (Report, error) {
 	}
 	defer release.Close()
 	e := newEntry(o, release, found, mounted)
-	for _, step := range []func() error{e.blobs, e.links, e.removals, e.hides, e.dirs, release.Sync} {
+	for _, step := range []func() error{e.blobs, e.store.Blobs.Flush, e.links, e.removals, e.hides, e.dirs, release.Sync} {
 		if err := step(); err != nil {
 			return e.report, err
 		}

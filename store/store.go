@@ -134,8 +134,8 @@ func readFormat(dir string) (f format, err error) {
 	return f, nil
 }
 
-// Open locks a store and opens it. What an earlier process left half-done in
-// the store's tmp is thrown away.
+// Open locks a store and opens it. What an earlier process left in the store's
+// tmp is brought to an end, or thrown away.
 func Open(dir string, log *slog.Logger) (*Store, error) {
 	return open(dir, log, func(s *Store) error { return s.openIndex(log) })
 }
@@ -231,11 +231,11 @@ func acquire(dir string) (*os.File, error) {
 // Close closes the store and gives up its lock.
 func (s *Store) Close() error {
 	var errs []error
-	if s.Index != nil {
-		errs = append(errs, s.Index.Close())
-	}
 	if s.Blobs != nil {
 		errs = append(errs, s.Blobs.Close())
+	}
+	if s.Index != nil {
+		errs = append(errs, s.Index.Close())
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
 }

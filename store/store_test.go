@@ -249,8 +249,11 @@ func TestOpenAgain(t *testing.T) {
 	s, err = Open(dir, quiet)
 	ok(t, err)
 	defer s.Close()
-	if left, _ := os.ReadDir(filepath.Join(dir, "tmp")); len(left) > 0 {
-		t.Errorf("left in tmp: %v", left)
+	if left, _ := filepath.Glob(filepath.Join(dir, "tmp", "*", "*")); len(left) > 0 {
+		t.Errorf("left pending: %v", left)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "tmp", "left")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("left in tmp: %v", err)
 	}
 	if _, err := s.Blobs.Stat(d); err != nil {
 		t.Error(err)

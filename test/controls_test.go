@@ -28,9 +28,13 @@ var controls = []control{
 		disk: "ext4", lost: []kind{lostImage, damaged}, cheap: true},
 	{name: "blobs-not-synced-xfs", file: "cas/cas.go", old: "s.syncs.Add(1); return f.Sync()", new: "s.syncs.Add(1); return nil",
 		disk: "xfs", lost: []kind{lostImage, damaged}},
+	{name: "image-not-flushed", file: "intake/intake.go", old: "in.Blobs.Flush()", new: "error(nil)",
+		disk: "ext4", lost: []kind{lostImage, damaged}},
+	{name: "pending-not-proven", file: "cas/recover.go", old: "size, err := verify(file, d)", new: "size, err := int64(0), error(nil)",
+		disk: "ext4", lost: []kind{damaged}},
 	{name: "links-not-waited-for", file: "index/change.go", old: "r.change(r.db.writer.enqueue, f)\n\tif err != nil {\n\t\treturn err\n\t}\n\treturn r.db.writer.wait(b)",
 		new: "r.change(r.db.writer.later, f)\n\tif err != nil {\n\t\treturn err\n\t}\n\t_ = b\n\treturn nil", lost: []kind{lostImage}},
-	{name: "temporary-files-stay", file: "cas/cas.go", old: "s.dir.RemoveAll(path.Join(tempDir, name))", new: `s.dir.RemoveAll(path.Join(tempDir, "no-"+name))`,
+	{name: "temporary-files-stay", file: "cas/recover.go", old: "s.dir.RemoveAll(path.Join(tempDir, name))", new: `s.dir.RemoveAll(path.Join(tempDir, "no-"+name))`,
 		lost: []kind{leftover}},
 }
 

@@ -197,15 +197,23 @@ func (t *FS) onlyRemoved(p string, at layout.Path) bool {
 	return err == nil
 }
 
-// SyncDir makes durable what was done in a directory. Of uploads and of blobs
-// nothing is promised before a link is written, and the link sees to it.
+// SyncDir makes durable what was done in a directory. Of uploads, of blobs and
+// of layers nothing is promised before a manifest is linked, and that sees to
+// it; the link of a manifest, and what a tag points at, did not return before
+// they were durable. So a registry, which syncs the directory of each link that
+// it writes, waits for nothing here; who has removed one does.
 func (t *FS) SyncDir(p string) error {
 	if uploading(p) {
 		return nil
 	}
-	switch layout.Parse(p).Kind {
+	at := layout.Parse(p)
+	switch at.Kind {
 	case layout.Blobs, layout.BlobAlgorithm, layout.BlobPrefix, layout.BlobDir:
 		return nil
+	case layout.LayerDir, layout.RevisionDir, layout.TagCurrent, layout.TagIndexDir:
+		if t.hasContent(at) {
+			return nil
+		}
 	case layout.Other:
 		return pathError("fsync", p, t.syncPlainDir(p))
 	}
