@@ -115,6 +115,25 @@ func TestLogFollowsBadger(t *testing.T) {
 	}
 }
 
+// One change can be larger than several logs, of which Badger has removed some
+// when the sync comes.
+func TestLogFollowsBadgerInOneChange(t *testing.T) {
+	r := newRelease(t)
+	first := r.db.wal.number
+	value := make([]byte, maxValue-1)
+	var rs records
+	for i := range 6 * (16 << 20) / len(value) {
+		rs = append(rs, put(fmt.Appendf(nil, "zz%04d", i), value))
+	}
+	ok(t, r.db.writer.wait(r.db.writer.enqueue(rs)))
+	numbers, err := logs(r.db.wal.dir)
+	ok(t, err)
+	equal(t, "log that was synced", r.db.wal.number, numbers[len(numbers)-1])
+	if r.db.wal.number < first+3 {
+		t.Error("the change has filled few logs; the test proves nothing")
+	}
+}
+
 // After a sync that failed, no change is taken any more: what came after the
 // gap in the log could not be read.
 func TestFailedSyncIsFinal(t *testing.T) {
