@@ -122,10 +122,11 @@ func (s *scaling) serveStore(ctx context.Context, round int) (err error) {
 		return err
 	}
 	mount := []string{"mount", scaleRelease(s.store.releases - 1), root, "--detach"}
-	if err := s.timed("scale/mount", "fuse", round, func() error { return r.run(ctx, mount...) }); err != nil {
+	unbroken := context.WithoutCancel(ctx) // who does not hear of a mount does not end it
+	if err := s.timed("scale/mount", "fuse", round, func() error { return r.run(unbroken, mount...) }); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.run(context.WithoutCancel(ctx), "umount", root)) }()
+	defer func() { err = errors.Join(err, r.run(unbroken, "umount", root)) }()
 	return s.useMount(ctx, round, root, server.pid())
 }
 

@@ -58,11 +58,12 @@ func (r *regfs) prepare(ctx context.Context) (string, error) {
 	if r.bench.backends {
 		mount = append(mount, "--backend", r.backend)
 	}
-	if err := r.run(ctx, mount...); err != nil {
+	// Not interrupted: who does not hear of a mount does not end it.
+	if err := r.run(context.WithoutCancel(ctx), mount...); err != nil {
 		return "", err
 	}
 	r.mounted = dirs[0]
-	return r.mounted, nil
+	return r.mounted, ctx.Err()
 }
 
 func (r *regfs) steps(release imagetest.Release, tar string) []step {
