@@ -49,6 +49,7 @@ func (f *fixture) put(content string) digest.Digest {
 	f.must(err)
 	_, err = w.Commit(d)
 	f.must(err)
+	f.must(f.blobs.Settle())
 	f.members = append(f.members, Member{Path: layout.BlobDataPath(d), Size: int64(len(content)), Blob: d})
 	return d
 }
