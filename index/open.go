@@ -24,6 +24,9 @@ func openBadger(dir string) (b *badger.DB, err error) {
 	if err := checkTables(dir); err != nil {
 		return nil, err
 	}
+	if err := removeUnbegun(dir); err != nil {
+		return nil, err
+	}
 	if b, err = guarded(dir); err != nil {
 		err = judge(err)
 	}
@@ -46,6 +49,26 @@ func judge(err error) error {
 func guarded(dir string) (b *badger.DB, err error) {
 	defer guard(&err)()
 	return badger.Open(badgerOptions(dir))
+}
+
+// removeUnbegun removes the log files that a process which was killed has made
+// and not yet given their size. Badger takes them for new ones, which it does
+// not expect there, and does not open.
+func removeUnbegun(dir string) error {
+	for _, pattern := range []string{"*.mem", "*.vlog"} {
+		files, _ := fs.Glob(os.DirFS(dir), pattern) // errs on a bad pattern only
+		for _, name := range files {
+			name = filepath.Join(dir, name)
+			stat, err := os.Lstat(name)
+			if err == nil && stat.Mode().IsRegular() && stat.Size() == 0 {
+				err = os.Remove(name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // checkTables looks at each table that Badger would open.
