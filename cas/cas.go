@@ -52,6 +52,7 @@ type Store struct {
 	rooted  bool // the way to pendingDir is durable; for the flush that runs
 	syncs   atomic.Uint64
 	proofs  proofs
+	pinning pinning
 }
 
 // Syncs is how often the store has waited for the disk since it was opened.

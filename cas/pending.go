@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -115,12 +116,16 @@ func (p *pending) arrived() (all []*pendingBlob) {
 	return all
 }
 
-func (p *pending) digests() (all []digest.Digest) {
+// after returns the pending blobs that come after d, in order.
+func (p *pending) after(d digest.Digest) (all []digest.Digest) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, b := range p.arrived() {
-		all = append(all, b.digest)
+		if b.digest > d {
+			all = append(all, b.digest)
+		}
 	}
+	slices.Sort(all)
 	return all
 }
 

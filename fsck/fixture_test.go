@@ -86,7 +86,7 @@ func (f *fixture) in(release string) intake.Intake {
 	r, err := f.Index.Open(release)
 	f.must(err)
 	f.Cleanup(r.Close)
-	return intake.Intake{Blobs: f.Blobs, Index: f.Index, Release: r, Log: slog.New(slog.DiscardHandler),
+	return intake.Intake{Blobs: f.Blobs, Pins: f.Blobs.NewPins("test"), Index: f.Index, Release: r, Log: slog.New(slog.DiscardHandler),
 		Finds: func(d digest.Digest) error { _, err := f.Blobs.Stat(d); return err }}
 }
 

@@ -28,11 +28,14 @@ import (
 // that nobody can read are dropped and the rest is counted anew, and what was
 // left half-done is removed. Releases may be mounted and pushed to.
 func Repair(ctx context.Context, st *store.Store, log *slog.Logger) (*Report, error) {
+	pins := st.Blobs.NewPins("fsck repairs the store")
+	defer pins.Release()
+	pins.AddAll() // what is derived must not go meanwhile
 	report, err := Check(ctx, st)
 	if err != nil {
 		return nil, err
 	}
-	r := repair{ctx: ctx, store: st, log: log, report: report}
+	r := repair{ctx: ctx, store: st, pins: pins, log: log, report: report}
 	for i := range report.Findings {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -45,6 +48,7 @@ func Repair(ctx context.Context, st *store.Store, log *slog.Logger) (*Report, er
 type repair struct {
 	ctx    context.Context
 	store  *store.Store
+	pins   *cas.Pins
 	log    *slog.Logger
 	report *Report
 	mended bool // the index
@@ -165,7 +169,7 @@ func (r *repair) learnIn(release string, d digest.Digest) error {
 
 func (r *repair) intake(rel *index.Release) intake.Intake {
 	return intake.Intake{
-		Blobs: r.store.Blobs, Index: r.store.Index, Release: rel, Log: r.log,
+		Blobs: r.store.Blobs, Pins: r.pins, Index: r.store.Index, Release: rel, Log: r.log,
 		Finds: func(d digest.Digest) error { _, err := r.store.Blobs.Stat(d); return err },
 	}
 }

@@ -35,6 +35,7 @@ func (e *exploration) follow(d digest.Digest, depth int) error {
 	if depth >= index.MaxDepth {
 		return invalid("manifest %s: indexes nested deeper than %d", e.top, index.MaxDepth)
 	}
+	e.in.Pins.Add(d)
 	m, err := e.in.manifest(d)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -62,7 +63,11 @@ func (e *exploration) visit(ref manifest.Ref, depth int) error {
 		e.absent = append(e.absent, ref.Digest)
 		return nil
 	}
-	if _, known := e.facts[ref.Digest]; known || ref.Role != manifest.Child {
+	if _, known := e.facts[ref.Digest]; known {
+		return nil
+	}
+	if ref.Role != manifest.Child {
+		e.in.Pins.Add(ref.Digest)
 		return nil
 	}
 	return e.follow(ref.Digest, depth+1)

@@ -168,7 +168,7 @@ func (p *program) open() {
 	r, err := p.db.Open(p.name)
 	p.must(err)
 	p.in = Intake{
-		Blobs: p.blobs, Index: p.db, Release: r, Log: slog.New(slog.DiscardHandler),
+		Blobs: p.blobs, Pins: p.blobs.NewPins("test"), Index: p.db, Release: r, Log: slog.New(slog.DiscardHandler),
 		Finds: func(d digest.Digest) error {
 			if r.Blob(d).State == index.Hidden {
 				return fs.ErrNotExist

@@ -20,7 +20,10 @@ import (
 // An Intake is the way into one release. Its methods may be called from many
 // goroutines.
 type Intake struct {
-	Blobs   *cas.Store
+	Blobs *cas.Store
+	// Pins gets all that is entered, and what it needs, before it is: until the
+	// index says so, nothing else says that the blobs must stay.
+	Pins    *cas.Pins
 	Index   *index.DB
 	Release *index.Release
 	// Finds says whether a registry that asks for a blob is told that it is
@@ -61,6 +64,7 @@ func (in Intake) arrive(d digest.Digest) error {
 func (in Intake) Link(at layout.Path, d digest.Digest) error {
 	switch at.Kind {
 	case layout.LayerLink:
+		in.Pins.Add(d)
 		if err := in.Blobs.Lost(d); err != nil {
 			return err
 		}

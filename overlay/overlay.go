@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/store"
 )
 
@@ -43,6 +44,7 @@ type Overlay struct {
 
 	mu      sync.Mutex       // held by whatever reads or changes the upper directory
 	entered map[string]stamp // blobs that a Sync has entered, by path
+	pins    *cas.Pins        // every blob, while there may be something to read back; nil if there is nothing
 }
 
 // New returns the overlay of a release. It does nothing yet.
@@ -89,6 +91,35 @@ func (o *Overlay) Since() time.Time {
 	return info.ModTime().UTC()
 }
 
+// Guard pins every blob, until what the overlay has is read back: nobody sees
+// what is looked up on an overlay, and its links name what the index does not
+// know yet. If there is nothing to be read back, it does nothing. Mount, Sync
+// and Finish do it themselves; who finds an overlay that a dead server has left
+// calls it. Why is for whoever asks.
+func (o *Overlay) Guard(why string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.Pending() {
+		o.guard(why)
+	}
+}
+
+// guard pins every blob. mu is held.
+func (o *Overlay) guard(why string) {
+	if o.pins == nil {
+		o.pins = o.store.Blobs.NewPins(why)
+		o.pins.AddAll()
+	}
+}
+
+// unguard ends it, if there is nothing to be read back. mu is held.
+func (o *Overlay) unguard() {
+	if o.pins != nil && !o.Pending() {
+		o.pins.Release()
+		o.pins = nil
+	}
+}
+
 func (o *Overlay) dir(name string) string {
 	return filepath.Join(o.store.Dir, store.OverlayDir(o.Release), name)
 }
@@ -100,6 +131,8 @@ func (o *Overlay) plainDir() string { return filepath.Join(o.store.Dir, store.Pl
 func (o *Overlay) Mount(mountpoint string, others bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.guard(o.Release + " is mounted by overlayfs at " + mountpoint)
+	defer o.unguard()
 	if err := Check(o.store.Dir); err != nil {
 		return err
 	}

@@ -26,6 +26,10 @@ import (
 func (o *Overlay) Sync() (Report, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.Pending() {
+		o.guard("what overlayfs wrote to " + o.Release + " is being read back")
+		defer o.unguard()
+	}
 	report, err := o.sync(true)
 	if err != nil {
 		return report, fmt.Errorf("sync %s: %w", o.Release, err)
@@ -39,6 +43,10 @@ func (o *Overlay) Sync() (Report, error) {
 func (o *Overlay) Finish() (Report, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.Pending() {
+		o.guard("what overlayfs wrote to " + o.Release + " is being read back")
+		defer o.unguard()
+	}
 	report, err := o.finish()
 	if err != nil {
 		return report, fmt.Errorf("finish the overlay of %s: %w", o.Release, err)
@@ -135,7 +143,7 @@ type entry struct {
 
 func newEntry(o *Overlay, release *index.Release, found *survey, mounted bool) *entry {
 	e := &entry{Overlay: o, release: release, found: found, mounted: mounted, missing: make(map[digest.Digest]bool)}
-	e.intake = intake.Intake{Blobs: o.store.Blobs, Index: o.store.Index, Release: release, Finds: e.finds, Log: o.log}
+	e.intake = intake.Intake{Blobs: o.store.Blobs, Pins: o.pins, Index: o.store.Index, Release: release, Finds: e.finds, Log: o.log}
 	return e
 }
 

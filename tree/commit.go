@@ -34,10 +34,12 @@ func (t *FS) commitBlob(d digest.Digest, s *scratch) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.Commit(d); err != nil {
-		return err
-	}
-	return t.intake().Blob(d)
+	return t.Pins.Hold(d, func() error {
+		if _, err := w.Commit(d); err != nil {
+			return err
+		}
+		return t.intake().Blob(d)
+	})
 }
 
 func (t *FS) commitLink(at layout.Path, s *scratch) error {
@@ -59,7 +61,7 @@ func (t *FS) commitLink(at layout.Path, s *scratch) error {
 // a registry that asked was told that it is.
 func (t *FS) intake() intake.Intake {
 	return intake.Intake{
-		Blobs: t.blobs, Index: t.index, Release: t.release, Log: t.Log,
+		Blobs: t.blobs, Pins: t.Pins, Index: t.index, Release: t.release, Log: t.Log,
 		Finds: func(d digest.Digest) error { _, err := t.blob(d); return err },
 	}
 }

@@ -86,13 +86,18 @@ func (t *FS) made(p string) bool {
 	return ok
 }
 
-// blob finds a blob that a lookup may see: M2 and M4 of the contract.
-func (t *FS) blob(d digest.Digest) (cas.Info, error) {
-	state := t.release.Blob(d).State
-	if state == index.Hidden || state == index.Absent && t.Reuse == ReuseNone {
-		return cas.Info{}, fs.ErrNotExist
-	}
-	return t.blobs.Stat(d)
+// blob finds a blob that a lookup may see: M2 and M4 of the contract. What is
+// found is pinned as long as the mount is there: a registry remembers.
+func (t *FS) blob(d digest.Digest) (info cas.Info, err error) {
+	err = t.Pins.Hold(d, func() error {
+		state := t.release.Blob(d).State
+		if state == index.Hidden || state == index.Absent && t.Reuse == ReuseNone {
+			return fs.ErrNotExist
+		}
+		info, err = t.blobs.Stat(d)
+		return err
+	})
+	return info, err
 }
 
 // link finds what a link file says, whether the release has it or reuse gives
@@ -116,7 +121,15 @@ func (t *FS) link(at layout.Path) (index.Link, error) {
 	return link, nil
 }
 
-func (t *FS) layerLink(repo string, d digest.Digest) (index.Link, error) {
+func (t *FS) layerLink(repo string, d digest.Digest) (link index.Link, err error) {
+	err = t.Pins.Hold(d, func() error {
+		link, err = t.findLayer(repo, d)
+		return err
+	})
+	return link, err
+}
+
+func (t *FS) findLayer(repo string, d digest.Digest) (index.Link, error) {
 	link := t.release.Layer(repo, d)
 	switch link.State {
 	case index.Linked:

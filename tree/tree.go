@@ -63,7 +63,10 @@ type Options struct {
 	UID, GID uint32
 	FileMode fs.FileMode
 	DirMode  fs.FileMode
-	Log      *slog.Logger
+	// Pins is a set of the store's for what is seen here; nil is a new one. It is
+	// released by Close, and when New fails.
+	Pins *cas.Pins
+	Log  *slog.Logger
 }
 
 // A FS is one release as a file system. Its methods may be called from many
@@ -96,8 +99,12 @@ type FS struct {
 // the directory below it for the release's plain files, which is made if it is
 // not there.
 func New(blobs *cas.Store, db *index.DB, release *index.Release, dir, area string, o Options) (*FS, error) {
+	if o.Pins == nil {
+		o.Pins = blobs.NewPins("seen through a mount of " + release.Name)
+	}
 	plain, err := openArea(dir, area)
 	if err != nil {
+		o.Pins.Release()
 		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, area), Err: err}
 	}
 	t := &FS{
@@ -142,8 +149,12 @@ func umask() fs.FileMode {
 	return fs.ModePerm
 }
 
-// Close gives up the plain files' directory. Open handles stay good.
-func (t *FS) Close() error { return t.plain.Close() }
+// Close gives up the plain files' directory, and the blobs that were seen here.
+// Open handles stay good.
+func (t *FS) Close() error {
+	t.Pins.Release()
+	return t.plain.Close()
+}
 
 // A Kind tells apart what a caller must treat differently.
 type Kind int
