@@ -54,8 +54,9 @@ type DB struct {
 
 	creating sync.Mutex // makes Create's look and write one step
 
-	mu   sync.Mutex // guards open; taken before a Release's mu, never held while waiting for the writer
-	open map[string]*Release
+	mu       sync.Mutex // guards what follows; taken before a Release's mu, never held while waiting for the writer
+	open     map[string]*Release
+	removing map[string]bool // releases that are being removed, and cannot be opened
 }
 
 // Open opens the index in dir, and makes one where there is none.
@@ -76,7 +77,10 @@ func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open index %s: %w", dir, err), b.Close())
 	}
-	db := &DB{badger: b, wal: wal, log: log, open: make(map[string]*Release)}
+	db := &DB{
+		badger: b, wal: wal, log: log,
+		open: make(map[string]*Release), removing: make(map[string]bool),
+	}
 	db.writer = newWriter(b, wal, space, db.reload)
 	err = check(db)
 	var followed bool
@@ -127,6 +131,8 @@ func (db *DB) Close() error {
 // releaseRecord is what a release's own record says.
 type releaseRecord struct {
 	Created time.Time `json:"created"`
+	// Removing: its records are going, and it is there no more.
+	Removing bool `json:"removing,omitempty"`
 }
 
 // Create makes an empty release; fs.ErrExist if there is one of that name.
@@ -136,9 +142,12 @@ func (db *DB) Create(name string) error {
 	}
 	db.creating.Lock()
 	defer db.creating.Unlock()
-	if _, err := db.release(name); err == nil {
+	switch _, removing, err := db.record(name); {
+	case removing:
+		return &releaseError{fmt.Sprintf("release %s is half removed; \"regfs release rm %s\" removes the rest", name, name), fs.ErrExist}
+	case err == nil:
 		return &releaseError{fmt.Sprintf("release %s exists already", name), fs.ErrExist}
-	} else if !errors.Is(err, fs.ErrNotExist) {
+	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
 	value, err := json.Marshal(releaseRecord{Created: time.Now().UTC()})
@@ -183,34 +192,69 @@ type Info struct {
 
 // Releases lists all releases, the oldest first.
 func (db *DB) Releases() ([]Info, error) {
-	var all []Info
-	err := db.scan([]byte{keyRelease}, func(key, value []byte) error {
-		var r releaseRecord
-		if err := json.Unmarshal(value, &r); err != nil {
-			return fmt.Errorf("index: release %s: %w", key[1:], err)
-		}
-		all = append(all, Info{Name: string(key[1:]), Created: r.Created})
-		return nil
-	})
-	slices.SortFunc(all, func(a, b Info) int {
-		if c := a.Created.Compare(b.Created); c != 0 {
-			return c
-		}
-		return strings.Compare(a.Name, b.Name)
-	})
+	all, _, err := db.listReleases()
 	return all, err
 }
 
-func (db *DB) release(name string) (Info, error) {
-	var r releaseRecord
+// Removing lists the releases of which [DB.RemoveRelease] has not removed all,
+// since it was interrupted.
+func (db *DB) Removing() ([]Info, error) {
+	_, all, err := db.listReleases()
+	return all, err
+}
+
+func (db *DB) listReleases() (there, going []Info, err error) {
+	err = db.scan([]byte{keyRelease}, func(key, value []byte) error {
+		info, removing, err := decodeRelease(string(key[1:]), value)
+		switch {
+		case err != nil:
+			return err
+		case removing:
+			going = append(going, info)
+		default:
+			there = append(there, info)
+		}
+		return nil
+	})
+	slices.SortFunc(there, byAge)
+	slices.SortFunc(going, byAge)
+	return there, going, err
+}
+
+func byAge(a, b Info) int {
+	if c := a.Created.Compare(b.Created); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+func decodeRelease(name string, value []byte) (info Info, removing bool, err error) {
+	var record releaseRecord
+	if err := json.Unmarshal(value, &record); err != nil {
+		return Info{}, false, fmt.Errorf("index: release %s: %w", name, err)
+	}
+	return Info{Name: name, Created: record.Created}, record.Removing, nil
+}
+
+// record reads a release's own record; fs.ErrNotExist if there is none.
+func (db *DB) record(name string) (info Info, removing bool, err error) {
 	value, err := db.get(releaseKey(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Info{}, &releaseError{fmt.Sprintf("there is no release %s; \"regfs release ls\" lists those there are", name), fs.ErrNotExist}
+	if err != nil {
+		return Info{}, false, err
 	}
-	if err == nil {
-		err = json.Unmarshal(value, &r)
+	return decodeRelease(name, value)
+}
+
+func (db *DB) release(name string) (Info, error) {
+	info, removing, err := db.record(name)
+	if removing || errors.Is(err, fs.ErrNotExist) {
+		return Info{}, noRelease(name)
 	}
-	return Info{Name: name, Created: r.Created}, err
+	return info, err
+}
+
+func noRelease(name string) error {
+	return &releaseError{fmt.Sprintf("there is no release %s; \"regfs release ls\" lists those there are", name), fs.ErrNotExist}
 }
 
 // Open returns the release of that name. All who have it open share one
@@ -227,6 +271,9 @@ func (db *DB) Open(name string) (*Release, error) {
 	if r, ok := db.open[name]; ok {
 		r.users++
 		return r, nil
+	}
+	if db.removing[name] {
+		return nil, noRelease(name)
 	}
 	info, err := db.release(name)
 	if err != nil {

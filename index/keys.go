@@ -182,19 +182,32 @@ func encodeFacts(m *manifest.Manifest) ([]byte, error) {
 }
 
 func decodeFacts(value []byte) (*manifest.Manifest, error) {
-	if len(value) > 0 && value[0] == packed {
-		plain, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(value[1:])), maxFacts+1))
-		if err == nil && len(plain) > maxFacts {
-			err = fmt.Errorf("more than %d bytes", maxFacts)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("index: facts of a manifest: %w", err)
-		}
-		value = plain
-	}
 	m := new(manifest.Manifest)
-	if err := json.Unmarshal(value, m); err != nil {
-		return nil, fmt.Errorf("index: facts of a manifest: %w", err)
+	if err := unmarshalFacts(value, m); err != nil {
+		return nil, err
 	}
 	return m, nil
+}
+
+// unmarshalFacts decodes facts, or as much of them as into has.
+func unmarshalFacts(value []byte, into any) error {
+	value, err := unpackFacts(value)
+	if err == nil {
+		err = json.Unmarshal(value, into)
+	}
+	if err != nil {
+		return fmt.Errorf("index: facts of a manifest: %w", err)
+	}
+	return nil
+}
+
+func unpackFacts(value []byte) ([]byte, error) {
+	if len(value) == 0 || value[0] != packed {
+		return value, nil
+	}
+	plain, err := io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(value[1:])), maxFacts+1))
+	if err == nil && len(plain) > maxFacts {
+		err = fmt.Errorf("more than %d bytes", maxFacts)
+	}
+	return plain, err
 }

@@ -39,9 +39,10 @@ type writer struct {
 	dir    string
 	reload func()              // reads the releases back after a failed commit
 	commit func(records) error // write; tests put faults and counters here
-	sync   func() error        // that of the wal; the same
-	broke  *breakage
-	space  *space
+	// syncLog is the wal's; tests put faults there.
+	syncLog func() error
+	broke   *breakage
+	space   *space
 
 	serial sync.Mutex // one transaction at a time: it counts what it finds
 
@@ -57,7 +58,7 @@ type writer struct {
 func newWriter(b *badger.DB, l *wal, s *space, reload func()) *writer {
 	w := &writer{badger: b, wal: l, dir: l.dir, reload: reload, broke: newBreakage(), space: s}
 	w.idle.L = &w.mu
-	w.commit, w.sync = w.write, l.sync
+	w.commit, w.syncLog = w.write, l.sync
 	return w
 }
 
@@ -208,7 +209,7 @@ func (w *writer) bring(b *batch) error {
 	}
 	w.serial.Lock() // nothing is committed unseen
 	defer w.serial.Unlock()
-	if err := w.sync(); err != nil {
+	if err := w.syncLog(); err != nil {
 		return fmt.Errorf("write index: sync: %w", err)
 	}
 	w.setUnsynced(false)
