@@ -132,6 +132,11 @@ type createRequest struct {
 	Name string `json:"name"`
 }
 
+// removeRequest is the body of DELETE /v1/releases/NAME.
+type removeRequest struct {
+	DryRun bool `json:"dry_run"`
+}
+
 // An Error is an error that has come over the socket. It is the kind of error
 // that it was on the other side, see errors.Is.
 type Error struct {
@@ -156,6 +161,8 @@ var (
 	ErrUsage = errors.New("usage")
 	// ErrLeaving: the server is about to exit. Dial again.
 	ErrLeaving = errors.New("the server is leaving")
+	// ErrDoubt: the index contradicts itself or the store, and nothing is removed.
+	ErrDoubt = errors.New("the index is in doubt")
 	// ErrRefused: files that a registry wrote are not what their names say.
 	ErrRefused = errors.New("some files were refused")
 )
@@ -171,6 +178,7 @@ var kinds = []struct {
 	{"name", index.ErrName},
 	{"leaving", ErrLeaving},
 	{"refused", ErrRefused},
+	{"doubt", ErrDoubt},
 	{"damaged", index.ErrDamaged},
 	{"busy", syscall.EBUSY},
 	{"exist", fs.ErrExist},

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -99,11 +100,12 @@ func serveSelf(s *store.Store, log *slog.Logger) *Client {
 	}
 	server := &http.Server{Handler: self.handler()}
 	go server.Serve(l)
-	return newClient(l.dial, func() error {
+	return newClient(l.dial, sync.OnceValue(func() error {
 		err := server.Close()
 		self.stop()
+		self.using.Lock() // held for ever: no request is at work any more
 		return errors.Join(err, s.Close())
-	})
+	}))
 }
 
 func newClient(dial func(ctx context.Context, network, addr string) (net.Conn, error), close func() error) *Client {
@@ -131,6 +133,44 @@ func (c *Client) Releases(ctx context.Context) ([]Release, error) {
 // CreateRelease makes an empty release.
 func (c *Client) CreateRelease(ctx context.Context, name string) error {
 	return c.call(ctx, http.MethodPost, "/v1/releases", createRequest{name}, nil)
+}
+
+// RemoveRelease removes a release; the space of its blobs comes back by GC. A
+// dry run only says what stands in the way.
+func (c *Client) RemoveRelease(ctx context.Context, name string, dryRun bool) error {
+	if err := index.ValidRelease(name); err != nil {
+		return err
+	}
+	return c.call(ctx, http.MethodDelete, "/v1/releases/"+url.PathEscape(name), removeRequest{dryRun}, nil)
+}
+
+// GC collects garbage, and calls tell with the plan, with the progress, and
+// with the end. When the context ends, the collection does.
+func (c *Client) GC(ctx context.Context, req GCRequest, tell func(GCNews) error) error {
+	body, err := c.send(ctx, http.MethodPost, "/v1/gc", req)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	lines := json.NewDecoder(body)
+	for {
+		var news GCNews
+		err := lines.Decode(&news)
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("gc: %w", ctx.Err())
+		case err != nil:
+			return fmt.Errorf("gc: the server has gone: %w", err)
+		case news.End != nil || news.Err != nil:
+			io.Copy(io.Discard, body) // until it is over, and another may begin
+		}
+		if news.Err != nil {
+			return news.Err
+		}
+		if err := tell(news); err != nil || news.End != nil {
+			return err
+		}
+	}
 }
 
 // Images lists the images of a release.

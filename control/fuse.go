@@ -38,6 +38,7 @@ func (s *Server) startFuse(m *mounted, req MountRequest, replace bool) (err erro
 		return err
 	}
 	f.tree, err = tree.New(s.store.Blobs, s.store.Index, f.release, s.store.Dir, store.PlainDir(req.Release), tree.Options{
+		Pins:  s.pinsOf(req, replace),
 		Reuse: req.Reuse, UID: req.UID, GID: req.GID,
 		FileMode: fs.FileMode(req.FileMode).Perm(), DirMode: fs.FileMode(req.DirMode).Perm(),
 		Log: s.log.With("release", req.Release),
@@ -99,7 +100,8 @@ func (f *fuseMount) wait(leaving <-chan struct{}) bool {
 func (f *fuseMount) sync() (overlay.Report, error) { return overlay.Report{}, nil }
 
 func (f *fuseMount) close() error {
-	err := errors.Join(f.tree.Close(), f.release.Sync())
+	// The pins go with the tree, after what was linked has got to the disk.
+	err := errors.Join(f.release.Sync(), f.tree.Close())
 	f.release.Close()
 	return err
 }

@@ -27,12 +27,14 @@ func FuzzRequest(f *testing.F) {
 	for path, body := range map[string]string{
 		"/v1/releases":         `{"name":"v2"}`,
 		"/v1/releases/v1/sync": `null`,
+		"/v1/gc":               `{"dry_run":false,"grace":0,"keep":{"last":1,"names":["v1"]}}`,
 		"/v1/umount":           `{"mountpoint":"/mnt","force":true}`,
 		"/v1/mounts":           `{"release":"v1","mountpoint":"/mnt/x","namespace":"mnt:[1]","backend":"auto","reuse":"store","detach":true}`,
 	} {
 		f.Add([]byte("POST " + path + " HTTP/1.1\r\nHost: regfs\r\nTransfer-Encoding: chunked\r\n\r\n" + body))
 		f.Add(rawRequest(path, body))
 	}
+	f.Add([]byte("DELETE /v1/releases/v1 HTTP/1.1\r\nHost: regfs\r\nContent-Length: 17\r\n\r\n" + `{"dry_run":false}`))
 	served := &fuzzed{tb: f}
 	f.Cleanup(served.close)
 	f.Fuzz(func(t *testing.T, request []byte) {

@@ -107,6 +107,9 @@ func (s *Server) reserve(m *mounted) error {
 	if s.closing {
 		return ErrLeaving
 	}
+	if s.removing[m.Release] {
+		return fmt.Errorf("mount %s: it is being removed: %w", m.Release, syscall.EBUSY)
+	}
 	for _, other := range s.mounts {
 		if other.Release == m.Release {
 			return fmt.Errorf("mount %s: it is mounted at %s already; umount it there first: %w", m.Release, other.Mountpoint, syscall.EBUSY)
@@ -126,9 +129,7 @@ func (s *Server) remove(m *mounted) {
 	s.note()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.mounts) == 0 && s.IdleExit && !s.restoring {
-		s.leave()
-	}
+	s.leaveIfIdle()
 	close(m.done)
 }
 
@@ -136,6 +137,14 @@ func (s *Server) forget(m *mounted) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.mounts, m.Mountpoint)
+}
+
+// leaveIfIdle begins the end of a server that was started for mounts, when it
+// has nothing to do any more. mu is held.
+func (s *Server) leaveIfIdle() {
+	if len(s.mounts) == 0 && s.IdleExit && !s.restoring && !s.collecting {
+		s.leave()
+	}
 }
 
 // leave begins the server's end. mu is held.

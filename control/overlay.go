@@ -183,6 +183,7 @@ func (s *Server) takeOver() error {
 		if s.reserve(m) != nil {
 			continue // the same one, bound to another place
 		}
+		s.overlay(at.Release).Guard(at.Release + " is mounted by overlayfs at " + at.Mountpoint)
 		s.log.Info("taken over", "release", m.Release, "mountpoint", m.Mountpoint)
 		s.watch(m)
 	}

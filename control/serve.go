@@ -119,7 +119,7 @@ func (s *Server) await(ctx context.Context) {
 		case <-ctx.Done():
 		case <-time.After(firstMount):
 			s.mu.Lock()
-			stay := !s.IdleExit || len(s.mounts) > 0
+			stay := !s.IdleExit || len(s.mounts) > 0 || s.collecting
 			s.mu.Unlock()
 			if stay {
 				continue

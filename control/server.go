@@ -32,12 +32,14 @@ type Server struct {
 
 	snapshots snapshots
 
-	mu        sync.Mutex // guards what follows; not held while anything is mounted or unmounted
-	mounts    map[string]*mounted
-	lost      map[string]lost             // by mount point: noted, and not restored
-	restoring bool                        // mounts are being restored: no time to leave
-	overlays  map[string]*overlay.Overlay // by release
-	closing   bool                        // no new mount is taken
+	mu         sync.Mutex // guards what follows; not held while anything is mounted or unmounted
+	mounts     map[string]*mounted
+	lost       map[string]lost             // by mount point: noted, and not restored
+	restoring  bool                        // mounts are being restored: no time to leave
+	overlays   map[string]*overlay.Overlay // by release
+	removing   map[string]bool             // releases that are being removed, and cannot be mounted
+	collecting bool                        // garbage is being collected: no time to leave
+	closing    bool                        // no new mount is taken
 
 	failed atomic.Bool // the index has
 
@@ -56,6 +58,7 @@ func NewServer(s *store.Store, log *slog.Logger) *Server {
 		mounts:   make(map[string]*mounted),
 		lost:     make(map[string]lost),
 		overlays: make(map[string]*overlay.Overlay),
+		removing: make(map[string]bool),
 		stopped:  make(chan struct{}),
 		leaving:  make(chan struct{}),
 		left:     make(chan struct{}),
@@ -73,6 +76,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /v1/status", s.answer(s.status))
 	mux.Handle("GET /v1/releases", s.answer(s.releases))
 	mux.Handle("POST /v1/releases", s.answer(s.create))
+	mux.Handle("DELETE /v1/releases/{name}", s.answer(s.removeRelease))
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
 	mux.Handle("POST /v1/releases/{name}/inventory", s.answer(s.inventory))
 	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
@@ -82,6 +86,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST /v1/fsck/quarantine", s.answer(s.quarantine))
 	mux.Handle("POST /v1/umount", s.answer(s.unmount))
 	mux.HandleFunc("POST /v1/mounts", s.mount)
+	mux.HandleFunc("POST /v1/gc", s.collect)
 	return mux
 }
 
@@ -193,8 +198,12 @@ func (s *Server) inventory(r *http.Request) (any, error) {
 	if err := decodeUpTo(maxSelection, r, &selection); err != nil {
 		return nil, err
 	}
+	// For the caller, who has a hold, the pins are in force during a collection
+	// that is under way. The next one sees the hold.
+	pins := s.store.Blobs.NewPins("being exported: " + r.PathValue("name"))
+	defer pins.Release()
 	return withRelease(s, r, func(release *index.Release) (*export.Inventory, error) {
-		inv, err := export.TakePart(release, s.store.Blobs, selection)
+		inv, err := export.TakePart(release, s.store.Blobs, pins, selection)
 		if err != nil {
 			return nil, err
 		}

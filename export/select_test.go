@@ -72,7 +72,7 @@ func references(t *testing.T, texts ...string) (refs []imagelist.Reference) {
 // part takes a selection, and returns which blobs it has, by their content.
 func (z *zoo) part(t *testing.T, s Selection) (*Inventory, func(content string) bool) {
 	t.Helper()
-	inv, err := TakePart(z.release, z.blobs, s)
+	inv, err := TakePart(z.release, z.blobs, z.blobs.NewPins("test"), s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestSelectionOfWhatIsNotThere(t *testing.T) {
 		"other host": {Selection{Images: references(t, "gcr.io/team/x:1")}, []string{"gcr.io/team/x:1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := TakePart(z.release, z.blobs, c.s)
+			_, err := TakePart(z.release, z.blobs, z.blobs.NewPins("test"), c.s)
 			var missing *SelectionError
 			if !errors.As(err, &missing) || !errors.Is(err, fs.ErrNotExist) {
 				t.Fatalf("Take: %v", err)
@@ -207,7 +207,7 @@ func TestPlan(t *testing.T) {
 		}
 	})
 	t.Run("of a part, nothing is known to be gone", func(t *testing.T) {
-		part, err := TakePart(old, f.blobs, Selection{Images: references(t, "a:1")})
+		part, err := TakePart(old, f.blobs, f.blobs.NewPins("test"), Selection{Images: references(t, "a:1")})
 		f.must(err)
 		if gone := part.Over(BaseOfAll(before)).Removed(); len(gone) > 0 {
 			t.Errorf("%q", gone)

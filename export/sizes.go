@@ -13,6 +13,7 @@ import (
 // of manifests.
 type sizes struct {
 	blobs *cas.Store
+	pins  *cas.Pins // if not nil, what is found is pinned
 	known map[digest.Digest]int64
 	read  map[digest.Digest]bool // whether those are whole that were read
 }
@@ -21,7 +22,7 @@ type sizes struct {
 const absent = -1
 
 func newSizes(blobs *cas.Store) sizes {
-	return sizes{blobs, make(map[digest.Digest]int64), make(map[digest.Digest]bool)}
+	return sizes{blobs: blobs, known: make(map[digest.Digest]int64), read: make(map[digest.Digest]bool)}
 }
 
 // of returns a blob's size, and whether it is there.
@@ -37,11 +38,18 @@ func (s sizes) of(d digest.Digest) (size int64, there bool, err error) {
 }
 
 func (s sizes) look(d digest.Digest) (int64, error) {
-	info, err := s.blobs.Stat(d)
+	info, err := s.stat(d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return absent, nil
 	}
 	return info.Size, err
+}
+
+func (s sizes) stat(d digest.Digest) (cas.Info, error) {
+	if s.pins != nil {
+		return s.pins.Stat(d)
+	}
+	return s.blobs.Stat(d)
 }
 
 // whole reads a blob and says whether it is what its digest says.

@@ -37,9 +37,12 @@ func (taker *Taker) Take(release *index.Release) *Inventory {
 }
 
 // TakePart is [Take] for a part of a release. That the release has not what was
-// asked for is a [*SelectionError].
-func TakePart(release *index.Release, blobs *cas.Store, part Selection) (*Inventory, error) {
-	return NewTaker(blobs).take(release, part)
+// asked for is a [*SelectionError]. The blobs are pinned, for whoever is going
+// to read them.
+func TakePart(release *index.Release, blobs *cas.Store, pins *cas.Pins, part Selection) (*Inventory, error) {
+	taker := NewTaker(blobs)
+	taker.sizes.pins = pins
+	return taker.take(release, part)
 }
 
 func (taker *Taker) take(release *index.Release, part Selection) (*Inventory, error) {

@@ -32,6 +32,7 @@ const (
 	mountsFile = "mounts.json"
 	indexDir   = "index"
 	releases   = "releases" // the plain files of each
+	holds      = "holds"    // who reads blobs and has the store not open
 )
 
 // What is wrong with a store. Each is wrapped with the directory and what to
@@ -264,6 +265,10 @@ func SnapshotFile(release string) string { return filepath.Join(releases, releas
 // OverlayDir is where a release lies while it is mounted by overlayfs, relative
 // to the store's directory.
 func OverlayDir(release string) string { return filepath.Join(releases, release, "overlay") }
+
+// ReleaseDir is where all lies that a release has outside of the index, relative
+// to the store's directory.
+func ReleaseDir(release string) string { return filepath.Join(releases, release) }
 
 // RefusedDir is where that is put which an overlay held and the store could not
 // take, relative to the store's directory.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/archive"
@@ -21,6 +22,7 @@ import (
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/formats"
 	"github.com/regfs/regfs/imagelist"
+	"github.com/regfs/regfs/store"
 )
 
 type exportFlags struct {
@@ -191,8 +193,20 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 	if err != nil {
 		return err
 	}
+	if err := store.Check(c.dir); err != nil {
+		return err
+	}
+	// Nobody removes the blobs while they are read, from before they are listed.
+	hold, err := store.NewHold(c.dir, "being exported: "+release)
+	if err != nil {
+		return err
+	}
+	defer hold.Close()
 	inv, err := c.inventory(ctx, release, selection)
 	if err != nil {
+		return err
+	}
+	if err := hold.Only(blobsOf(inv)); err != nil {
 		return err
 	}
 	for _, note := range inv.Notes {
@@ -210,6 +224,16 @@ func (c *command) export(ctx context.Context, release string, flags exportFlags)
 		return p.tell(size, flags)
 	}
 	return c.write(ctx, p, size, flags)
+}
+
+func blobsOf(inv *export.Inventory) []digest.Digest {
+	var all []digest.Digest
+	for _, f := range inv.Files {
+		if f.Blob != "" {
+			all = append(all, f.Blob)
+		}
+	}
+	return all
 }
 
 // A parcel is what an export writes.

@@ -58,7 +58,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exit.ExitCode()
 	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName):
 		return exitUsage
-	case errors.Is(err, control.ErrRefused), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
+	case errors.Is(err, control.ErrRefused), errors.Is(err, control.ErrDoubt), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
 		errors.As(err, &verified), errors.Is(err, fsck.ErrDamage), errors.Is(err, index.ErrDamaged):
 		return exitDamage
 	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):
