@@ -8,7 +8,7 @@ TESTENV := REGFS_TOOLS=$(TOOLS) REGFS_REQUIRE_TOOLS=1
 # Program and tests are compiled alike, and so once. Tests are vetted by check.
 export GOFLAGS := -trimpath
 
-.PHONY: all build install deps tools demo test torture check bench clean
+.PHONY: all build install deps tools demo test torture soak check bench clean
 
 all: build
 
@@ -37,6 +37,9 @@ test: deps tools check build ## everything that CI runs
 
 torture: deps tools build ## kill -9 and power loss, 200 rounds of each, and the controls: docs/reliability.md
 	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test torture
+
+soak: deps tools build ## 10 minutes of pushes, pulls and deletes under garbage collection, and the controls of that
+	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test soak
 
 bench: deps tools build ## what docs/bench shows, measured here: some 20 minutes
 	REGFS_TOOLS=$(TOOLS) bin/regfs bench --output docs/bench $(BENCH)

@@ -87,6 +87,7 @@ var report tallies
 type tallies struct {
 	mu       sync.Mutex // guards what follows
 	all      []*tally
+	notes    []string
 	controls []string
 }
 
@@ -104,14 +105,24 @@ func (r *tallies) control(name, text string) {
 	r.controls = append(r.controls, name+": "+text)
 }
 
+// note is a line of a test that counts in its own way.
+func (r *tallies) note(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, text)
+}
+
 func (r *tallies) print(w io.Writer) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.all)+len(r.controls) > 0 {
+	if len(r.all)+len(r.notes)+len(r.controls) > 0 {
 		fmt.Fprintf(w, "\nREGFS_SEED=%d\n", seed)
 	}
 	for _, c := range r.all {
 		fmt.Fprintln(w, c)
+	}
+	for _, text := range r.notes {
+		fmt.Fprintln(w, text)
 	}
 	for _, c := range r.controls {
 		fmt.Fprintln(w, "control", c)
