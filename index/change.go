@@ -95,22 +95,27 @@ func (r *Release) LinkManifest(repo string, d digest.Digest, facts Facts, absent
 		return err
 	}
 	return r.durable(func(now time.Time) records {
-		rs := r.db.remember(facts, encoded)
-		p := r.repository(repo)
-		rev, ok := p.revisions[d]
-		if ok {
-			r.uncount(p, rev)
-		} else {
-			rev = new(revision)
-			p.revisions[d] = rev
-		}
-		rev.time, rev.absent = now, absent
-		r.count(p, rev, r.db.reach(d, absent))
-		rs = append(rs, put(key(r.Name, keyRevision, repo, d.String()), encodeRevision(rev)))
-		rs = append(rs, r.show(repo, rev)...)
-		rs = append(rs, r.learn(facts)...)
-		return append(rs, r.arrive(d, absent)...)
+		return append(r.db.remember(facts, encoded), r.linkManifest(repo, d, facts, absent, now)...)
 	})
+}
+
+// linkManifest counts a revision whose facts are remembered, and returns its
+// records.
+func (r *Release) linkManifest(repo string, d digest.Digest, facts Facts, absent []digest.Digest, now time.Time) records {
+	p := r.repository(repo)
+	rev, ok := p.revisions[d]
+	if ok {
+		r.uncount(p, rev)
+	} else {
+		rev = new(revision)
+		p.revisions[d] = rev
+	}
+	rev.time, rev.absent = now, absent
+	r.count(p, rev, r.db.reach(d, absent))
+	rs := records{put(key(r.Name, keyRevision, repo, d.String()), encodeRevision(rev))}
+	rs = append(rs, r.show(repo, rev)...)
+	rs = append(rs, r.learn(facts)...)
+	return append(rs, r.arrive(d, absent)...)
 }
 
 // learn counts anew the revisions below which a manifest was unknown, as they

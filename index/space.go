@@ -14,7 +14,7 @@ import (
 // which the disk has no room is then no error, but a SIGBUS, which ends the
 // process. Four things keep that from happening:
 //
-//   - Below minFree no change is taken: see checkSpace.
+//   - Below MinFree no change is taken: see checkSpace.
 //   - The log to which each change goes is given its blocks when it is begun, so
 //     that a disk that others fill in the middle of a change is none of its.
 //   - Each change begins with a write of the ordinary kind, which fails like one.
@@ -88,7 +88,7 @@ func (s *space) makeRoom() error {
 	if errors.Is(err, syscall.ENOENT) {
 		return nil // it is made first of all
 	}
-	if err != nil || free >= minFree {
+	if err != nil || free >= MinFree {
 		return err
 	}
 	s.given, s.whole = s.ballast(), false
@@ -126,7 +126,7 @@ func (s *space) takeBallast() {
 		return
 	}
 	had := s.ballast()
-	room := max(int64(free)-minFree, min(s.given, int64(free)-slack), 0)
+	room := max(int64(free)-MinFree, min(s.given, int64(free)-slack), 0)
 	size := min(ballastSize, had+room)
 	if size > had {
 		_ = allocate(s.ballastName(), os.O_CREATE, size)

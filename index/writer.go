@@ -9,10 +9,10 @@ import (
 	badger "github.com/dgraph-io/badger/v4"
 )
 
-// minFree is the free space of the store's disk below which the index takes no
+// MinFree is the free space of the store's disk below which the index takes no
 // change. Badger writes through memory maps, where a full disk is a SIGBUS;
 // 64 MiB hold the memtables and a value log file that it may lay out at once.
-const minFree = 64 << 20
+const MinFree = 64 << 20
 
 // A record is one key to be put, or deleted if its value is nil.
 type record struct{ key, value []byte }
@@ -297,8 +297,8 @@ func (w *writer) checkSpace() error {
 	if err := syscall.Statfs(w.dir, &st); err != nil {
 		return fmt.Errorf("write index: %w", err)
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < minFree {
-		return &refusal{fmt.Sprintf("write index: %d MiB free, %d needed", free>>20, minFree>>20), syscall.ENOSPC}
+	if free := st.Bavail * uint64(st.Bsize); free < MinFree {
+		return &refusal{fmt.Sprintf("write index: %d MiB free, %d needed", free>>20, MinFree>>20), syscall.ENOSPC}
 	}
 	return w.space.probe()
 }

@@ -86,8 +86,12 @@ func (e *exploration) blobs() []digest.Digest {
 
 // has says whether the release has what a manifest can do without. An index's
 // child it has only if it was pushed here: a registry does not find those of
-// other releases. A layer it has if a registry that asked was told so.
+// other releases. A layer it has if a registry that asked was told so. Of an
+// image that comes whole, both are had if they come with it, or came before.
 func (in Intake) has(ref manifest.Ref) bool {
+	if in.brought != nil {
+		return in.brought(ref.Digest) || in.Release.Blob(ref.Digest).State.Listed()
+	}
 	if ref.Role == manifest.Child {
 		return in.Release.Blob(ref.Digest).State.Listed()
 	}

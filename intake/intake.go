@@ -30,6 +30,10 @@ type Intake struct {
 	// there: nil, or fs.ErrNotExist.
 	Finds func(digest.Digest) error
 	Log   *slog.Logger
+
+	// brought says of what an image can do without that it comes with it; nil
+	// where blobs come one by one.
+	brought func(digest.Digest) bool
 }
 
 // Blob enters a blob of the store into the release. linkManifest looks for the
