@@ -133,6 +133,18 @@ func (r Reference) FullName() string {
 	return r.Host + "/" + r.Name
 }
 
+// Whole is the reference with what Docker Hub implies, as docker understands
+// it: nginx is docker.io/library/nginx.
+func (r Reference) Whole() Reference {
+	if slices.Contains(hubs, r.Host) {
+		r.Host = "docker.io"
+		if !strings.Contains(r.Name, "/") {
+			r.Name = "library/" + r.Name
+		}
+	}
+	return r
+}
+
 // Repositories are the names under which a registry may have the image, the
 // likeliest first: as it is written, without the host, and what Docker Hub
 // implies: nginx is library/nginx.

@@ -1,0 +1,474 @@
+package source
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/regfs/regfs/beneath"
+)
+
+// Bounds on what a tar may make us keep.
+const (
+	maxMembers = 4_000_000 // a registry of a million layers; some 300 bytes each
+	maxKept    = 512 << 20 // of manifests and links of a compressed tar
+	maxLinks   = 8         // from one member to another
+	maxWindow  = 1 << 29   // of zstd: --long=29
+)
+
+// archive is a tar. It is read through once for its names. If it is not
+// compressed, its members are then read where they lie; else it is read through
+// again for each visit, and small texts are kept from the first time.
+type archive struct {
+	f          *os.File
+	length     int64
+	decompress func(io.Reader) (io.Reader, func(), error) // nil if it is not compressed
+	progress   func(n, of int64)
+
+	members map[string]*member // by clean name
+	dirs    map[string]map[string]kind
+	kept    int64 // bytes
+	bad     []fault
+}
+
+var _ files = (*archive)(nil)
+
+// A member is what a tar says of one name.
+type member struct {
+	number int   // of the entry in the tar
+	offset int64 // of the content, if the tar is not compressed
+	size   int64
+	link   string // another member's name: a hard link, or a symbolic one
+	start  []byte // the first bytes of the content, if the tar is compressed
+	text   []byte // kept content; nil if none was
+	err    error  // why it cannot be taken
+}
+
+var magicGzip, magicZstd = []byte{0x1f, 0x8b}, []byte{0x28, 0xb5, 0x2f, 0xfd}
+
+func openArchive(f *os.File, length int64, progress func(n, of int64)) (*archive, error) {
+	a := &archive{f: f, length: length, progress: progress,
+		members: make(map[string]*member), dirs: map[string]map[string]kind{".": {}}}
+	var magic [6]byte
+	if _, err := f.ReadAt(magic[:], 0); err != nil && err != io.EOF {
+		return nil, unwrap(err)
+	}
+	switch {
+	case bytes.HasPrefix(magic[:], magicGzip):
+		a.decompress = gunzip
+	case bytes.HasPrefix(magic[:], magicZstd):
+		a.decompress = unzstd
+	case bytes.HasPrefix(magic[:], []byte("BZh")), bytes.HasPrefix(magic[:], []byte("\xfd7zXZ")):
+		return nil, fmt.Errorf("it is compressed by bzip2 or xz; decompress it first: %w", ErrFormat)
+	}
+	if err := a.scan(); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func gunzip(r io.Reader) (io.Reader, func(), error) {
+	z, err := gzip.NewReader(r)
+	return z, func() {}, err
+}
+
+func unzstd(r io.Reader) (io.Reader, func(), error) {
+	z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, nil, err
+	}
+	return z, z.Close, nil
+}
+
+// stream begins to read the tar, from its beginning.
+func (a *archive) stream() (io.Reader, func(), error) {
+	if _, err := a.f.Seek(0, io.SeekStart); err != nil {
+		return nil, nil, unwrap(err)
+	}
+	if a.decompress == nil {
+		return a.f, func() {}, nil // as a Seeker, so that content is passed over
+	}
+	return a.decompress(bufio.NewReaderSize(&counter{a.f, a, 0}, 1<<20))
+}
+
+// A counter tells how far a compressed archive has been read.
+type counter struct {
+	r io.Reader
+	a *archive
+	n int64
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	if c.a.progress != nil {
+		c.a.progress(c.n, c.a.length)
+	}
+	return n, err
+}
+
+// scan reads all headers. A tar that ends too early has what was read until
+// then; one that does not even begin is none.
+func (a *archive) scan() error {
+	r, done, err := a.stream()
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, ErrFormat)
+	}
+	defer done()
+	t := tar.NewReader(r)
+	end := int64(0) // of what was read, in blocks
+	for number := 0; ; number++ {
+		h, err := t.Next()
+		if err == io.EOF {
+			return a.checkEnd(end)
+		}
+		if err != nil && number == 0 {
+			return fmt.Errorf("not a tar: %w", ErrFormat)
+		}
+		if err != nil {
+			a.fault("archive", fmt.Errorf("it is damaged or cut short after %d members: %w", number, err))
+			return nil
+		}
+		if number >= maxMembers {
+			return fmt.Errorf("more than %d members: %w", maxMembers, ErrFormat)
+		}
+		if a.decompress == nil {
+			at, _ := a.f.Seek(0, io.SeekCurrent)
+			end = (at + h.Size + block - 1) / block * block
+		}
+		if err := a.member(h, number, t); err != nil {
+			a.fault("archive", fmt.Errorf("it is damaged or cut short after %d members: %w", number, err))
+			return nil
+		}
+	}
+}
+
+// block is what a tar consists of. It ends with one of zeros, or more.
+const block = 512
+
+// checkEnd looks for the end that a tar must have: cut between two members it
+// would seem whole. That of a compressed one is checked with the compression.
+func (a *archive) checkEnd(end int64) error {
+	at, err := a.f.Seek(0, io.SeekCurrent)
+	if err == nil && a.decompress == nil && at < end+block && a.length > 0 {
+		a.fault("archive", errors.New("it is cut short: its end is missing"))
+	}
+	return unwrap(err)
+}
+
+func (a *archive) fault(name string, err error) { a.bad = append(a.bad, fault{name, err}) }
+
+// member enters one entry of the tar.
+func (a *archive) member(h *tar.Header, number int, t *tar.Reader) error {
+	name, err := inside(h.Name)
+	if err != nil {
+		a.fault(h.Name, err)
+		return nil
+	}
+	switch h.Typeflag {
+	case tar.TypeDir:
+		a.enter(name, directory)
+		return nil
+	case tar.TypeXGlobalHeader:
+		return nil
+	}
+	if name == "." {
+		return nil
+	}
+	m := &member{number: number, size: h.Size}
+	m.link, m.err = target(name, h)
+	if m.link == "" && m.err == nil {
+		if err := a.locate(m, t); err != nil {
+			return err
+		}
+	}
+	a.put(name, m)
+	return nil
+}
+
+// inside returns the clean name of a member, which must not lead out.
+func inside(name string) (string, error) {
+	if strings.HasPrefix(name, "/") {
+		return "", errors.New("its name is absolute")
+	}
+	clean := path.Clean(name)
+	if clean == ".." || strings.HasPrefix(clean, "../") || strings.ContainsRune(name, 0) {
+		return "", errors.New("its name leads out of the archive")
+	}
+	return clean, nil
+}
+
+// target returns the name of the member that a link points at, and refuses all
+// that is neither a file nor a link.
+func target(name string, h *tar.Header) (string, error) {
+	var to string
+	switch h.Typeflag {
+	case tar.TypeReg:
+		for key := range h.PAXRecords {
+			if strings.HasPrefix(key, "GNU.sparse.") {
+				return "", errors.New("it is a sparse member")
+			}
+		}
+		return "", nil
+	case tar.TypeLink:
+		to = h.Linkname
+	case tar.TypeSymlink:
+		to = h.Linkname
+		if !strings.HasPrefix(to, "/") {
+			to = path.Join(path.Dir(name), to)
+		}
+	case tar.TypeGNUSparse:
+		return "", errors.New("it is a sparse member")
+	default:
+		return "", beneath.ErrNotRegular
+	}
+	to, err := inside(to)
+	if err != nil {
+		return "", errors.New("it is a link out of the archive")
+	}
+	return to, nil
+}
+
+// locate notes where a member's content lies, or keeps it if it may be a text
+// that is needed soon.
+func (a *archive) locate(m *member, t *tar.Reader) error {
+	if a.decompress == nil {
+		offset, err := a.f.Seek(0, io.SeekCurrent)
+		m.offset = offset
+		if err == nil && offset+m.size > a.length {
+			m.err = errShort
+		}
+		return err
+	}
+	var err error
+	if m.start, err = io.ReadAll(io.LimitReader(t, maxHead)); err != nil {
+		return err
+	}
+	if m.size > maxMeta || a.kept+m.size > maxKept || !isText(m.start) {
+		return nil
+	}
+	rest, err := io.ReadAll(t)
+	if err != nil {
+		return err
+	}
+	m.text = append(slices.Clone(m.start), rest...)
+	a.kept += m.size
+	return nil
+}
+
+// isText says whether content may be JSON or a link.
+func isText(head []byte) bool {
+	head = bytes.TrimLeft(head, " \t\r\n")
+	return len(head) == 0 || head[0] == '{' || head[0] == '[' || bytes.HasPrefix(head, []byte("sha"))
+}
+
+// put gives a member its name. If another has it, they must have the same
+// content: who unpacks the tar gets the last one, others the first.
+func (a *archive) put(name string, m *member) {
+	if first, taken := a.members[name]; taken {
+		if !a.alike(first, m) {
+			first.err = errors.New("it stands in the archive more than once, with different content")
+		}
+		return
+	}
+	a.members[name] = m
+	if m.err != nil && m.link == "" && !errors.Is(m.err, errShort) {
+		a.enter(name, strange)
+		return
+	}
+	a.enter(name, file)
+}
+
+// alike compares two members of one name. Of large ones the sizes: what matters
+// of them is checked against a digest.
+func (a *archive) alike(x, y *member) bool {
+	if x.link != "" || y.link != "" || x.err != nil || y.err != nil {
+		return x.link == y.link && x.err == nil && y.err == nil
+	}
+	if x.size != y.size {
+		return false
+	}
+	if a.decompress != nil {
+		return bytes.Equal(x.start, y.start) && bytes.Equal(x.text, y.text)
+	}
+	if x.size > maxMeta {
+		return true
+	}
+	return bytes.Equal(a.at(x), a.at(y))
+}
+
+func (a *archive) at(m *member) []byte {
+	data, _ := io.ReadAll(io.NewSectionReader(a.f, m.offset, m.size))
+	return data
+}
+
+// enter makes a name known in its directory, and that in its own.
+func (a *archive) enter(name string, k kind) {
+	for name != "." {
+		dir, base := path.Dir(name), path.Base(name)
+		if k == directory && a.dirs[name] == nil {
+			a.dirs[name] = make(map[string]kind)
+		}
+		known := a.dirs[dir] != nil
+		if !known {
+			a.dirs[dir] = make(map[string]kind)
+		}
+		a.dirs[dir][base] = k
+		if known {
+			return
+		}
+		name, k = dir, directory
+	}
+}
+
+func (a *archive) list(dir string) ([]entry, error) {
+	names, ok := a.dirs[path.Clean(dir)]
+	if !ok {
+		return nil, fs.ErrNotExist
+	}
+	entries := make([]entry, 0, len(names))
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		entries = append(entries, entry{name, names[name]})
+	}
+	return entries, nil
+}
+
+// find follows the links of a name to the member that has the content.
+func (a *archive) find(name string) (*member, error) {
+	for range maxLinks {
+		m, ok := a.members[path.Clean(name)]
+		switch {
+		case !ok:
+			return nil, fs.ErrNotExist
+		case m.err != nil:
+			return nil, m.err
+		case m.link == "":
+			return m, nil
+		}
+		name = m.link
+	}
+	return nil, errors.New("links that do not end")
+}
+
+func (a *archive) size(name string) (int64, error) {
+	m, err := a.find(name)
+	if err != nil {
+		return 0, err
+	}
+	return m.size, nil
+}
+
+func (a *archive) read(name string, limit int64) (data []byte, err error) {
+	m, err := a.find(name)
+	switch {
+	case err != nil:
+		return nil, err
+	case m.size > limit:
+		return nil, fmt.Errorf("more than %d bytes", limit)
+	case m.text != nil:
+		return m.text, nil
+	case a.decompress == nil:
+		return readAll(io.NewSectionReader(a.f, m.offset, m.size), limit)
+	}
+	err = a.visit(context.Background(), []string{name}, 1, func(_ string, c *content) (err error) {
+		if c.err != nil {
+			return c.err
+		}
+		data, err = readAll(c.r, limit)
+		return err
+	})
+	return data, err
+}
+
+func (a *archive) head(name string) ([]byte, error) {
+	m, err := a.find(name)
+	if err != nil || a.decompress != nil {
+		return m.begins(), err
+	}
+	return io.ReadAll(io.NewSectionReader(a.f, m.offset, min(m.size, maxHead)))
+}
+
+func (m *member) begins() []byte {
+	if m == nil {
+		return nil
+	}
+	return m.start
+}
+
+func (a *archive) visit(ctx context.Context, names []string, workers int, f func(string, *content) error) error {
+	if a.decompress != nil {
+		return a.visitStream(ctx, names, f)
+	}
+	return each(ctx, names, workers, func(name string) error {
+		m, err := a.find(name)
+		if err != nil {
+			return f(name, &content{err: err})
+		}
+		return f(name, &content{file: a.f, offset: m.offset, size: m.size})
+	})
+}
+
+// visitStream reads a compressed tar through, up to the last of the members.
+func (a *archive) visitStream(ctx context.Context, names []string, f func(string, *content) error) error {
+	wanted := make(map[int][]string)
+	for _, name := range names {
+		m, err := a.find(name)
+		if err != nil {
+			if err := f(name, &content{err: err}); err != nil {
+				return err
+			}
+			continue
+		}
+		wanted[m.number] = append(wanted[m.number], name)
+	}
+	r, done, err := a.stream()
+	if err != nil {
+		return err
+	}
+	defer done()
+	t := tar.NewReader(r)
+	for number := 0; len(wanted) > 0; number++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := t.Next()
+		if err != nil {
+			break
+		}
+		for i, name := range wanted[number] {
+			c := &content{r: t, size: h.Size}
+			if i > 0 {
+				c = &content{err: errors.New("a member is read once only")}
+			}
+			if err := f(name, c); err != nil {
+				return err
+			}
+		}
+		delete(wanted, number)
+	}
+	for _, left := range wanted {
+		for _, name := range left {
+			if err := f(name, &content{err: errShort}); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (a *archive) faults() []fault { return a.bad }
+
+func (a *archive) close() error { return a.f.Close() }
