@@ -163,6 +163,8 @@ var (
 	ErrLeaving = errors.New("the server is leaving")
 	// ErrDoubt: the index contradicts itself or the store, and nothing is removed.
 	ErrDoubt = errors.New("the index is in doubt")
+	// ErrCorrupt: content is not what its digest says.
+	ErrCorrupt = errors.New("damaged content")
 	// ErrRefused: files that a registry wrote are not what their names say.
 	ErrRefused = errors.New("some files were refused")
 )
@@ -180,6 +182,7 @@ var kinds = []struct {
 	{"refused", ErrRefused},
 	{"doubt", ErrDoubt},
 	{"damaged", index.ErrDamaged},
+	{"corrupt", ErrCorrupt},
 	{"busy", syscall.EBUSY},
 	{"exist", fs.ErrExist},
 	{"not-exist", fs.ErrNotExist},

@@ -30,8 +30,11 @@ const patience = 5 * time.Second
 // A Client speaks for one command.
 type Client struct {
 	http  http.Client
+	dial  dialFunc
 	close func() error
 }
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Dial reaches the server of a store, or, if none runs, opens the store in
 // this process. The caller closes the client.
@@ -108,9 +111,10 @@ func serveSelf(s *store.Store, log *slog.Logger) *Client {
 	}))
 }
 
-func newClient(dial func(ctx context.Context, network, addr string) (net.Conn, error), close func() error) *Client {
+func newClient(dial dialFunc, close func() error) *Client {
 	return &Client{
 		http:  http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}},
+		dial:  dial,
 		close: close,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -29,16 +30,28 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
+// mostOf bounds the body of a request.
+func mostOf(r *http.Request) int64 {
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/v1/imports/"):
+		return maxImportRequest
+	case strings.HasSuffix(r.URL.Path, "/inventory"):
+		return maxSelection
+	}
+	return maxRequest
+}
+
 // whole reads a request's body before the request is answered.
 func whole(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		control.SetReadDeadline(time.Now().Add(readPatience))
-		body, err := io.ReadAll(io.LimitReader(r.Body, maxRequest+1))
+		most := mostOf(r)
+		body, err := io.ReadAll(io.LimitReader(r.Body, most+1))
 		if err != nil {
 			panic(http.ErrAbortHandler) // closes the connection: there is nobody to tell
 		}
-		if len(body) <= maxRequest {
+		if int64(len(body)) <= most {
 			control.SetReadDeadline(time.Time{}) // or the mount would end with it
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))

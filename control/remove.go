@@ -67,6 +67,14 @@ func (s *Server) enterRemoval(name string) error {
 			return fmt.Errorf("it is mounted at %s; umount it first: %w", m.Mountpoint, syscall.EBUSY)
 		}
 	}
+	for at, l := range s.lost {
+		if l.Release == name {
+			return fmt.Errorf("a server that died had it mounted at %s; umount it first: %w", at, syscall.EBUSY)
+		}
+	}
+	if s.importsInto(name) {
+		return fmt.Errorf("an import into it is under way: %w", syscall.EBUSY)
+	}
 	if s.removing[name] {
 		return fmt.Errorf("it is being removed already: %w", syscall.EBUSY)
 	}

@@ -39,11 +39,12 @@ type Server struct {
 	overlays   map[string]*overlay.Overlay // by release
 	removing   map[string]bool             // releases that are being removed, and cannot be mounted
 	collecting bool                        // garbage is being collected: no time to leave
+	imports    map[string]*importing       // by id
 	closing    bool                        // no new mount is taken
 
 	failed atomic.Bool // the index has
 
-	watching sync.WaitGroup // one for each mount
+	watching sync.WaitGroup // one for each mount, and each import
 	stopping sync.Once
 	stopped  chan struct{} // closed when mounts are not watched any more
 
@@ -59,6 +60,7 @@ func NewServer(s *store.Store, log *slog.Logger) *Server {
 		lost:     make(map[string]lost),
 		overlays: make(map[string]*overlay.Overlay),
 		removing: make(map[string]bool),
+		imports:  make(map[string]*importing),
 		stopped:  make(chan struct{}),
 		leaving:  make(chan struct{}),
 		left:     make(chan struct{}),
@@ -84,6 +86,11 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST /v1/fsck/affects", s.answer(s.affects))
 	mux.Handle("POST /v1/fsck/repair", s.answer(s.repair))
 	mux.Handle("POST /v1/fsck/quarantine", s.answer(s.quarantine))
+	mux.HandleFunc("POST /v1/releases/{name}/import", s.startImport)
+	mux.Handle("POST /v1/imports/{id}/have", during(s, s.have))
+	mux.Handle("POST /v1/imports/{id}/blob", during(s, s.importBlob))
+	mux.Handle("POST /v1/imports/{id}/images", during(s, s.importImages))
+	mux.Handle("POST /v1/imports/{id}/end", s.answer(s.endImport))
 	mux.Handle("POST /v1/umount", s.answer(s.unmount))
 	mux.HandleFunc("POST /v1/mounts", s.mount)
 	mux.HandleFunc("POST /v1/gc", s.collect)

@@ -73,6 +73,9 @@ func (in Intake) entry(image Image) (*index.Entry, error) {
 		if err := in.checkWhole(found); err != nil {
 			return nil, err
 		}
+		if err := in.Blobs.Lost(found.blobs()...); err != nil {
+			return nil, err
+		}
 		if err := entry.Manifest(d, found.facts, found.absent...); err != nil {
 			return nil, err
 		}

@@ -33,6 +33,7 @@ const (
 	indexDir   = "index"
 	releases   = "releases" // the plain files of each
 	holds      = "holds"    // who reads blobs and has the store not open
+	incoming   = "incoming" // what imports bring, before it is a blob
 )
 
 // What is wrong with a store. Each is wrapped with the directory and what to
@@ -169,7 +170,7 @@ func (s *Store) openBlobs() (err error) {
 	if s.Blobs, err = cas.Open(s.Dir); err != nil {
 		return err
 	}
-	return s.Blobs.DiscardTemp()
+	return errors.Join(s.Blobs.DiscardTemp(), s.discardIncoming())
 }
 
 // openIndex opens the index that is the store's, and no other: Badger makes a
@@ -187,6 +188,25 @@ func (s *Store) openIndex(log *slog.Logger) error {
 	}
 	f.Index = s.Index.ID()
 	return writeFormat(s.Dir, f)
+}
+
+// discardIncoming removes what imports have not finished; mostly there is
+// nothing. A command may live still and write there, so it loses its directory
+// in one step, to where the next process removes it if this one is killed.
+func (s *Store) discardIncoming() error {
+	from, temp := filepath.Join(s.Dir, incoming), filepath.Join(s.Dir, "tmp")
+	err := os.Remove(from)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.MkdirAll(temp, 0o755); err != nil {
+		return err
+	}
+	to, err := os.MkdirTemp(temp, incoming)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(from, filepath.Join(to, incoming)), os.RemoveAll(to))
 }
 
 // checkOwner keeps root from leaving files in another user's store that its
@@ -269,6 +289,11 @@ func OverlayDir(release string) string { return filepath.Join(releases, release,
 // ReleaseDir is where all lies that a release has outside of the index, relative
 // to the store's directory.
 func ReleaseDir(release string) string { return filepath.Join(releases, release) }
+
+// IncomingDir is where an import puts its files, relative to the store's
+// directory. What a process that was killed has left there, the next one
+// removes.
+func IncomingDir(id string) string { return filepath.Join(incoming, id) }
 
 // RefusedDir is where that is put which an overlay held and the store could not
 // take, relative to the store's directory.

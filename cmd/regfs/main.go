@@ -16,6 +16,7 @@ import (
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/fsck"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/source"
 	"github.com/regfs/regfs/store"
 	"github.com/regfs/regfs/verify"
 )
@@ -56,7 +57,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	case errors.As(err, &exit) && exit.ExitCode() > 0:
 		return exit.ExitCode()
-	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName):
+	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName), errors.Is(err, source.ErrName):
 		return exitUsage
 	case errors.Is(err, control.ErrRefused), errors.Is(err, control.ErrDoubt), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
 		errors.As(err, &verified), errors.Is(err, fsck.ErrDamage), errors.Is(err, index.ErrDamaged):
