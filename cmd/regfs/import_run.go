@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,7 +40,9 @@ func (im *importer) run(ctx context.Context, out io.Writer, sources []sourceArg)
 	if err != nil && len(im.result.Images) == 0 {
 		return err
 	}
-	return errors.Join(im.print(out, time.Since(begun)), err)
+	// What has come in is said in any case; what has ended the import counts
+	// more than what was refused.
+	return cmp.Or(err, im.print(out, time.Since(begun)))
 }
 
 // prepare sees to it that there is a release.
