@@ -82,10 +82,10 @@ func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 		open: make(map[string]*Release), removing: make(map[string]bool),
 	}
 	db.writer = newWriter(b, wal, space, db.reload)
+	space.open()
 	err = check(db)
 	var followed bool
 	if err == nil {
-		space.open()
 		followed, err = db.isFollowed()
 	}
 	if err != nil {
