@@ -115,27 +115,5 @@ func writeNotes(dir string, all []note) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSynced(name+".tmp", append(text, '\n')); err != nil {
-		return errors.Join(err, os.Remove(name+".tmp"))
-	}
-	if err := os.Rename(name+".tmp", name); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func writeSynced(name string, text []byte) error {
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
+	return store.WriteFile(name, append(text, '\n'))
 }

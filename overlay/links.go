@@ -109,7 +109,7 @@ func layOutAll(s *store.Store) error {
 	if err := os.WriteFile(completeFile(s.Dir), nil, 0o600); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(completeFile(s.Dir)))
+	return store.SyncDir(filepath.Dir(completeFile(s.Dir)))
 }
 
 // layOutLink leaves manifests out, as package tree does: registry 2.8 would

@@ -201,7 +201,7 @@ func (o *Overlay) rename(from, to string) error {
 	if err := os.Rename(o.dir(from), o.dir(to)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(o.dir("")), syncDir(filepath.Dir(o.dir(""))), syncDir(filepath.Dir(filepath.Dir(o.dir("")))))
+	return errors.Join(store.SyncDir(o.dir("")), store.SyncDir(filepath.Dir(o.dir(""))), store.SyncDir(filepath.Dir(filepath.Dir(o.dir("")))))
 }
 
 // retire takes the upper directory away, when nothing in it but the plain
@@ -226,16 +226,8 @@ func (o *Overlay) discardDraft() error {
 	if err := movePlain(o.dir(draftDir), o.plainDir()); err != nil {
 		return err
 	}
-	if err := syncDir(o.plainDir()); err != nil {
+	if err := store.SyncDir(o.plainDir()); err != nil {
 		return err
 	}
 	return os.RemoveAll(o.dir(draftDir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

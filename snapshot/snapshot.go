@@ -120,27 +120,10 @@ func (s *Snapshot) write(name string) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
+	if err := store.WriteFile(name, data); err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(name+".tmp"))
-	}
-	if err := os.Rename(name+".tmp", name); err != nil {
-		return err
-	}
-	// The release's directory may be new, too.
-	return errors.Join(syncDir(filepath.Dir(name)), syncDir(filepath.Dir(filepath.Dir(name))))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return store.SyncDir(filepath.Dir(filepath.Dir(name))) // the release's directory may be new, too
 }
 
 func (s *Snapshot) encode() ([]byte, error) {

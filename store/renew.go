@@ -62,7 +62,7 @@ func (s *Store) Replace(log *slog.Logger) (aside string, err error) {
 		err = os.Rename(filepath.Join(s.Dir, newIndexDir), filepath.Join(s.Dir, indexDir))
 	}
 	if err == nil {
-		err = syncDir(s.Dir)
+		err = SyncDir(s.Dir)
 	}
 	if err != nil {
 		return aside, fmt.Errorf("replace index: %w", err)

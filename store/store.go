@@ -84,33 +84,15 @@ func notEmpty(dir string) error {
 	return fmt.Errorf("make store: %s is not empty; give a new directory: %w", dir, fs.ErrExist)
 }
 
-// writeFormat makes the store's one small file appear whole, and lasting.
 func writeFormat(dir string, f format) error {
 	data, err := json.Marshal(f)
-	if err != nil {
-		return err
+	if err == nil {
+		err = WriteFile(filepath.Join(dir, formatFile), append(data, '\n'))
 	}
-	name := filepath.Join(dir, formatFile)
-	file, err := os.OpenFile(name+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fmt.Errorf("make store: %w", err)
 	}
-	_, err = file.Write(append(data, '\n'))
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return fmt.Errorf("make store: %w", err)
-	}
-	if err := os.Rename(name+".tmp", name); err != nil {
-		return fmt.Errorf("make store: %w", err)
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // Check says whether dir is a store that this program can use.
