@@ -16,7 +16,7 @@ const method = `
   ` + "`_manifests`" + ` (in Go); GNU tar.
 - *hard-link selection*: sync into a registry that has all of history; link the files of the release's images into a new
   directory (in Go, as many images at a time as there are processors); GNU tar.
-- *regfs*: ` + "`release create`, `mount --detach`" + `, push, ` + "`export`, and `umount`" + ` outside of the time; on overlay the umount is within it,
+- *regfs*: ` + "`mount --create --detach`" + `, push, ` + "`export`, and `umount`" + ` outside of the time; on overlay the umount is within it,
   before the export.
 - "On the disk" ends with an fsync of the tar, which ` + "`regfs export --output FILE`" + ` does itself; "not synced" with the program, which then
   writes to its standard output. The tars of "Release after release" are those of the commands as they are: regfs syncs, GNU

@@ -51,10 +51,7 @@ func (r *regfs) prepare(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if err := r.run(ctx, "release", "create", r.release); err != nil {
-		return "", err
-	}
-	mount := []string{"mount", r.release, dirs[0], "--detach"}
+	mount := []string{"mount", r.release, dirs[0], "--create", "--detach"}
 	if r.bench.backends {
 		mount = append(mount, "--backend", r.backend)
 	}

@@ -58,6 +58,7 @@ type MountRequest struct {
 	AllowOther    bool       `json:"allow_other"`
 	NoPassthrough bool       `json:"no_passthrough"`
 	Detach        bool       `json:"detach"` // the mount outlives the connection
+	Create        bool       `json:"create"` // the release is made if there is none
 }
 
 // check holds a request against what a command sends. Paths are made of what

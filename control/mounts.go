@@ -81,7 +81,11 @@ func (s *Server) mountNew(req MountRequest) (*mounted, error) {
 		return nil, err
 	}
 	s.note()
-	if err := s.start(m, req); err != nil {
+	err := s.createFor(req)
+	if err == nil {
+		err = s.start(m, req)
+	}
+	if err != nil {
 		s.remove(m)
 		return nil, err
 	}
@@ -92,6 +96,17 @@ func (s *Server) mountNew(req MountRequest) (*mounted, error) {
 	}
 	s.watch(m)
 	return m, nil
+}
+
+// createFor makes the release of a mount, if that is asked for.
+func (s *Server) createFor(req MountRequest) error {
+	if !req.Create {
+		return nil
+	}
+	if err := s.store.Index.Create(req.Release); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // watch serves a mount until its end.

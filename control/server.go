@@ -269,6 +269,9 @@ func (s *Server) mount(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		s.fail(w, err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.leaveIfIdle() // it may have been started for this one
 		return
 	}
 	json.NewEncoder(w).Encode(m.Mount)

@@ -129,6 +129,18 @@ func needRoot(t *testing.T) {
 	}
 }
 
+func TestMountCreates(t *testing.T) {
+	s := newStore(t)
+	dir := t.TempDir()
+	s.refuses(t, failed, []string{"no release v1"}, "mount", "v1", dir)
+	for range 2 { // the second time it is there
+		s.must(t, "mount", "v1", dir, "--create", "--detach")
+		s.must(t, "umount", dir)
+	}
+	s.refuses(t, usage, []string{"../x"}, "mount", "../x", dir, "--create")
+	want(t, "releases", strings.Count(s.must(t, "release", "ls"), "\n"), 2) // with a heading
+}
+
 func TestBadMountPoint(t *testing.T) {
 	withoutRaceDetector(t)
 	s := newStore(t, "v1.0", "v1.1")

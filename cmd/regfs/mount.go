@@ -22,6 +22,7 @@ type mountFlags struct {
 	backend, reuse, fileMode, dirMode string
 	uid, gid                          uint32
 	allowOther, noPassthrough, detach bool
+	create                            bool // the release
 }
 
 func (f *mountFlags) add(flags *pflag.FlagSet) {
@@ -33,6 +34,7 @@ func (f *mountFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.dirMode, "dir-mode", "0755", "mode of the registry's directories, octal")
 	flags.BoolVar(&f.allowOther, "allow-other", false, "let other users in, as far as owner and modes allow; the default for root with another --uid")
 	flags.BoolVar(&f.noPassthrough, "no-passthrough", false, "let all reads and writes go through the server")
+	flags.BoolVar(&f.create, "create", false, "make the release first, if there is none of that name")
 	flags.BoolVarP(&f.detach, "detach", "d", false, "return as soon as the release is mounted; the mount stays until umount")
 }
 
@@ -59,7 +61,7 @@ func (f *mountFlags) request(flags *pflag.FlagSet, release, mountpoint string) (
 		Release: release, Mountpoint: mountpoint,
 		Backend: control.Backend(f.backend), Reuse: tree.Reuse(f.reuse),
 		UID: f.uid, GID: f.gid, FileMode: fileMode, DirMode: dirMode,
-		AllowOther: f.allowOther, NoPassthrough: f.noPassthrough, Detach: f.detach,
+		AllowOther: f.allowOther, NoPassthrough: f.noPassthrough, Detach: f.detach, Create: f.create,
 	}, nil
 }
 
@@ -96,6 +98,7 @@ the registry wrote is brought into the store at umount, by "regfs sync", and
 before any command that answers about the release. The default takes FUSE where
 it is to be had, and says why where it is not.`,
 		Example: `  regfs mount v1.0 /var/lib/registry --detach
+  regfs mount v1.1 /mnt/next --create --detach
   regfs mount v1.1 /mnt/next --reuse repository --uid 1000 --gid 1000`,
 		Args: exactly("RELEASE", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -110,7 +113,8 @@ it is to be had, and says why where it is not.`,
 			if err := store.Check(c.dir); err != nil {
 				return err
 			}
-			return again(func() (*control.Client, error) { return c.startServer(flags.detach) }, func(client *control.Client) error { return c.mount(cmd.Context(), client, req) })
+			start := func() (*control.Client, error) { return c.startServer(flags.detach) }
+			return again(start, func(client *control.Client) error { return c.mount(cmd.Context(), client, req) })
 		},
 	}
 	flags.add(cmd.Flags())
