@@ -82,7 +82,7 @@ func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 		open: make(map[string]*Release), removing: make(map[string]bool),
 	}
 	db.writer = newWriter(b, wal, space, db.reload)
-	space.open()
+	space.open(wal.newest())
 	err = check(db)
 	var followed bool
 	if err == nil {

@@ -69,9 +69,10 @@ func (s *space) probe() error {
 	return nil
 }
 
-// open is called when Badger has opened the index.
-func (s *space) open() {
-	s.takeRoom()
+// open is called when Badger has opened the index, with the log that it has
+// begun.
+func (s *space) open(log string) {
+	s.takeRoom(log)
 	s.probed, _ = openOwn(s.ballastName(), os.O_CREATE)
 }
 
@@ -104,14 +105,12 @@ func (s *space) makeRoom() error {
 	return err
 }
 
-// takeRoom takes what the ballast and the log need, as far as it is to be had.
+// takeRoom takes what the ballast and the newest log need, as far as it is to be had.
 // It is called after each change. What a file system cannot do is left undone.
-func (s *space) takeRoom() {
-	if numbers, err := logs(s.dir); err == nil && len(numbers) > 0 {
-		if newest := logPath(s.dir, numbers[len(numbers)-1]); newest != s.log {
-			_ = allocate(newest, 0, logSize)
-			s.log = newest
-		}
+func (s *space) takeRoom(log string) {
+	if log != "" && log != s.log {
+		_ = allocate(log, 0, logSize)
+		s.log = log
 	}
 	if !s.whole {
 		s.takeBallast()

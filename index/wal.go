@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,7 +22,7 @@ import (
 // the number of which is one more. A full one was synced by the commits that
 // filled it, and goes when its table is on the disk.
 type wal struct {
-	dir    string
+	dir    *os.File // kept open: whoever has no descriptor left can still sync
 	number int
 	file   *os.File
 	syncs  atomic.Uint64
@@ -33,36 +34,57 @@ type wal struct {
 }
 
 // openWAL finds the log that Badger has just begun.
-func openWAL(dir string) (*wal, error) {
-	numbers, err := logs(dir)
+func openWAL(name string) (*wal, error) {
+	dir, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	if len(numbers) == 0 {
-		return nil, fmt.Errorf("there is no log of a memtable: %w", fs.ErrNotExist)
+	l := &wal{dir: dir}
+	numbers, err := l.numbers()
+	if err == nil && len(numbers) == 0 {
+		err = fmt.Errorf("there is no log of a memtable: %w", fs.ErrNotExist)
 	}
-	l := &wal{dir: dir, number: numbers[len(numbers)-1]}
-	if l.file, err = os.Open(logPath(dir, l.number)); err != nil {
+	if err == nil {
+		l.number = numbers[len(numbers)-1]
+		l.file, err = os.Open(l.path(l.number))
+	}
+	if err == nil {
+		err = l.syncName()
+	}
+	if err != nil {
+		l.close()
 		return nil, err
 	}
-	return l, l.syncName()
+	return l, nil
 }
 
-// logs returns the numbers of the memtables' logs in dir, the newest last.
-func logs(dir string) (numbers []int, err error) {
-	entries, err := os.ReadDir(dir)
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".mem")
+// numbers returns those of the logs there are, the newest last.
+func (l *wal) numbers() (all []int, err error) {
+	if _, err := l.dir.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	names, err := l.dir.Readdirnames(-1)
+	for _, name := range names {
+		name, ok := strings.CutSuffix(name, ".mem")
 		if n, err := strconv.Atoi(name); ok && err == nil {
-			numbers = append(numbers, n)
+			all = append(all, n)
 		}
 	}
-	slices.Sort(numbers)
-	return numbers, err
+	slices.Sort(all)
+	return all, err
 }
 
-func logPath(dir string, number int) string {
-	return filepath.Join(dir, fmt.Sprintf("%05d.mem", number))
+func (l *wal) path(number int) string {
+	return filepath.Join(l.dir.Name(), fmt.Sprintf("%05d.mem", number))
+}
+
+// newest is the log to which Badger writes; empty if that cannot be found out.
+func (l *wal) newest() string {
+	numbers, err := l.numbers()
+	if err != nil || len(numbers) == 0 {
+		return ""
+	}
+	return l.path(numbers[len(numbers)-1])
 }
 
 // sync makes all commits durable that have returned. None may be under way.
@@ -79,7 +101,7 @@ func (l *wal) syncAll() error {
 	if err := l.syncFile(); err != nil {
 		return err
 	}
-	numbers, err := logs(l.dir)
+	numbers, err := l.numbers()
 	if err != nil {
 		return err
 	}
@@ -88,7 +110,7 @@ func (l *wal) syncAll() error {
 		if n <= begun {
 			continue
 		}
-		next, err := os.Open(logPath(l.dir, n))
+		next, err := os.Open(l.path(n))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -114,11 +136,7 @@ func (l *wal) syncFile() error {
 
 func (l *wal) syncName() error {
 	l.syncs.Add(1)
-	dir, err := os.Open(l.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return l.dir.Sync()
 }
 
-func (l *wal) close() error { return l.file.Close() }
+func (l *wal) close() error { return errors.Join(l.file.Close(), l.dir.Close()) }

@@ -56,7 +56,7 @@ type writer struct {
 }
 
 func newWriter(b *badger.DB, l *wal, s *space, reload func()) *writer {
-	w := &writer{badger: b, wal: l, dir: l.dir, reload: reload, broke: newBreakage(), space: s}
+	w := &writer{badger: b, wal: l, dir: l.dir.Name(), reload: reload, broke: newBreakage(), space: s}
 	w.idle.L = &w.mu
 	w.commit, w.syncLog = w.write, l.sync
 	return w
@@ -191,7 +191,7 @@ func (w *writer) run() {
 		}
 		stop()
 		close(b.done)
-		w.space.takeRoom()
+		w.space.takeRoom(w.wal.newest())
 	}
 }
 
