@@ -16,6 +16,7 @@ type Entry struct {
 	manifests []entered
 	tags      []TagLink
 	history   []TagLink
+	known     bool
 }
 
 type entered struct {
@@ -52,28 +53,44 @@ func (e *Entry) Manifest(d digest.Digest, facts Facts, absent ...digest.Digest) 
 // Tag adds a tag that is to point at a linked manifest.
 func (e *Entry) Tag(link TagLink) { e.tags = append(e.tags, link) }
 
+// Known says that some release has these manifests linked in the repository,
+// with all that they need. So it is on record that the repository has had it.
+func (e *Entry) Known() { e.known = true }
+
 // History adds a linked manifest at which a tag once pointed.
 func (e *Entry) History(link TagLink) { e.history = append(e.history, link) }
 
 // Enter brings images into the release, in one change and with one sync of the
 // disk. Their records are written in the order of a push: what a manifest needs
 // before it, tags last. So if the power fails half-way, a tag that is there has
-// its manifest.
+// its manifest. A release that was only begun is made by it, see [DB.Begin].
 func (r *Release) Enter(entries []*Entry) error {
-	return r.durable(func(now time.Time) records {
-		var rs, tags records
-		for _, e := range entries {
-			rs = append(rs, r.db.remember(e.facts, e.encoded)...)
-			for _, m := range e.manifests {
-				rs = append(rs, r.markBlob(m.digest, own, now)...)
-				rs = append(rs, r.linkManifest(e.repo, m.digest, e.facts, m.absent, now)...)
-				rs = append(rs, r.unhide(e.repo, m.digest, now)...)
-			}
-			tags = append(tags, r.enterTags(e, now)...)
-		}
-		return append(rs, tags...)
-	})
+	if r.begun {
+		return r.make(entries)
+	}
+	return r.durable(func(now time.Time) records { return r.enter(entries, now) })
 }
+
+func (r *Release) enter(entries []*Entry, now time.Time) records {
+	var rs, tags records
+	for _, e := range entries {
+		rs = append(rs, r.db.remember(e.facts, e.encoded)...)
+		for _, m := range e.manifests {
+			rs = append(rs, r.markBlob(m.digest, own, now)...)
+			link := r.linkManifest(e.repo, m.digest, e.facts, m.absent, now)
+			if e.known {
+				link = slices.DeleteFunc(link, record.isEver)
+			}
+			rs = append(rs, link...)
+			rs = append(rs, r.unhide(e.repo, m.digest, now)...)
+		}
+		tags = append(tags, r.enterTags(e, now)...)
+	}
+	return append(rs, tags...)
+}
+
+// isEver says whether a record is one of a repository that has had a blob.
+func (r record) isEver() bool { return r.key[0] == keyEver }
 
 // unhide takes back that blobs were removed which a manifest needs, as their
 // upload would.

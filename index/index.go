@@ -52,7 +52,7 @@ type DB struct {
 
 	generations sync.Map // release → *atomic.Uint64: see Generation
 
-	creating sync.Mutex // makes Create's look and write one step
+	creating sync.Mutex // makes one step of the look for a release and its making; taken before a Release's mu
 
 	mu       sync.Mutex // guards what follows; taken before a Release's mu, never held while waiting for the writer
 	open     map[string]*Release
@@ -133,28 +133,26 @@ type releaseRecord struct {
 	Created time.Time `json:"created"`
 	// Removing: its records are going, and it is there no more.
 	Removing bool `json:"removing,omitempty"`
+	// Making: its records are on their way, and it is not there yet.
+	Making bool `json:"making,omitempty"`
 }
+
+// A standing says whether a release that has a record is there.
+type standing int
+
+const (
+	there standing = iota
+	making
+	removing
+)
 
 // Create makes an empty release; fs.ErrExist if there is one of that name.
 func (db *DB) Create(name string) error {
-	if err := ValidRelease(name); err != nil {
-		return err
-	}
-	db.creating.Lock()
-	defer db.creating.Unlock()
-	switch _, removing, err := db.record(name); {
-	case removing:
-		return &releaseError{fmt.Sprintf("release %s is half removed; \"regfs release rm %s\" removes the rest", name, name), fs.ErrExist}
-	case err == nil:
-		return &releaseError{fmt.Sprintf("release %s exists already", name), fs.ErrExist}
-	case !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	value, err := json.Marshal(releaseRecord{Created: time.Now().UTC()})
+	r, err := db.Begin(name)
 	if err != nil {
 		return err
 	}
-	return db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)}))
+	return r.Enter(nil)
 }
 
 // Revive makes a release that was there before, with the time at which it was
@@ -203,22 +201,22 @@ func (db *DB) Removing() ([]Info, error) {
 	return all, err
 }
 
-func (db *DB) listReleases() (there, going []Info, err error) {
+func (db *DB) listReleases() (all, going []Info, err error) {
 	err = db.scan([]byte{keyRelease}, func(key, value []byte) error {
-		info, removing, err := decodeRelease(string(key[1:]), value)
+		info, stands, err := decodeRelease(string(key[1:]), value)
 		switch {
 		case err != nil:
 			return err
-		case removing:
+		case stands == removing:
 			going = append(going, info)
-		default:
-			there = append(there, info)
+		case stands == there:
+			all = append(all, info)
 		}
 		return nil
 	})
-	slices.SortFunc(there, byAge)
+	slices.SortFunc(all, byAge)
 	slices.SortFunc(going, byAge)
-	return there, going, err
+	return all, going, err
 }
 
 func byAge(a, b Info) int {
@@ -228,26 +226,32 @@ func byAge(a, b Info) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-func decodeRelease(name string, value []byte) (info Info, removing bool, err error) {
+func decodeRelease(name string, value []byte) (info Info, stands standing, err error) {
 	var record releaseRecord
 	if err := json.Unmarshal(value, &record); err != nil {
-		return Info{}, false, fmt.Errorf("index: release %s: %w", name, err)
+		return Info{}, there, fmt.Errorf("index: release %s: %w", name, err)
 	}
-	return Info{Name: name, Created: record.Created}, record.Removing, nil
+	switch {
+	case record.Removing:
+		stands = removing
+	case record.Making:
+		stands = making
+	}
+	return Info{Name: name, Created: record.Created}, stands, nil
 }
 
 // record reads a release's own record; fs.ErrNotExist if there is none.
-func (db *DB) record(name string) (info Info, removing bool, err error) {
+func (db *DB) record(name string) (info Info, stands standing, err error) {
 	value, err := db.get(releaseKey(name))
 	if err != nil {
-		return Info{}, false, err
+		return Info{}, there, err
 	}
 	return decodeRelease(name, value)
 }
 
 func (db *DB) release(name string) (Info, error) {
-	info, removing, err := db.record(name)
-	if removing || errors.Is(err, fs.ErrNotExist) {
+	info, stands, err := db.record(name)
+	if stands != there || errors.Is(err, fs.ErrNotExist) {
 		return Info{}, noRelease(name)
 	}
 	return info, err

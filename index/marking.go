@@ -69,14 +69,15 @@ func (r *marking) scan(prefix byte, f func(key, value []byte) error) error {
 	})
 }
 
-// releases lists the releases that count. One that is being removed does not.
+// releases lists the releases that count. One that is being removed does not,
+// nor one that is being made: who makes it has pinned what it needs.
 func (r *marking) releases() error {
 	err := r.scan(keyRelease, func(key, value []byte) error {
-		info, removing, err := decodeRelease(string(key[1:]), value)
+		info, stands, err := decodeRelease(string(key[1:]), value)
 		if err != nil {
 			return err
 		}
-		if removing || r.leaveOut(info.Name) {
+		if stands != there || r.leaveOut(info.Name) {
 			r.leftOut[info.Name] = true
 			return nil
 		}

@@ -17,7 +17,10 @@ import (
 type Release struct {
 	Info
 	db    *DB
-	users int // guarded by db.mu
+	users int  // guarded by db.mu
+	begun bool // it is not among those that are open: see Begin, and OpenPart
+	// part, if it is there, are the repositories that were read: see OpenPart.
+	part map[string]bool
 
 	mu    sync.RWMutex // guards what follows; taken before the writer's mu
 	repos map[string]*repository
@@ -65,7 +68,7 @@ type tag struct {
 func (r *Release) Close() {
 	r.db.mu.Lock()
 	defer r.db.mu.Unlock()
-	if r.users--; r.users == 0 {
+	if r.users--; r.users == 0 && !r.begun {
 		delete(r.db.open, r.Name)
 	}
 }
@@ -107,6 +110,9 @@ func (r *Release) read() error {
 		err := scanIn(txn, prefix, func(key, value []byte) error {
 			if _, kind, _ := kindOf(key); kind != "" {
 				found.add(kind, 1)
+			}
+			if r.part != nil && !r.isOfPart(key[len(prefix):]) {
+				return nil
 			}
 			if err := r.loadRecord(string(key[len(prefix):]), value); err != nil {
 				return fmt.Errorf("index record %q: %w", key, err)

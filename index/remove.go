@@ -62,18 +62,7 @@ func (db *DB) beginRemoving(name string) error {
 }
 
 func (db *DB) removeRelease(ctx context.Context, name string, clean func() error) error {
-	info, _, err := db.record(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return noRelease(name)
-	}
-	if err != nil {
-		return err
-	}
-	value, err := json.Marshal(releaseRecord{Created: info.Created, Removing: true})
-	if err != nil {
-		return err
-	}
-	if err := db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)})); err != nil {
+	if err := db.markRemoving(name); err != nil {
 		return err
 	}
 	if err := clean(); err != nil {
@@ -91,6 +80,25 @@ func (db *DB) removeRelease(ctx context.Context, name string, clean func() error
 			return err
 		}
 	}
+}
+
+// markRemoving makes it no release any more. If one is being made under the
+// name, that is done first.
+func (db *DB) markRemoving(name string) error {
+	db.creating.Lock()
+	defer db.creating.Unlock()
+	info, _, err := db.record(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return noRelease(name)
+	}
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(releaseRecord{Created: info.Created, Removing: true})
+	if err != nil {
+		return err
+	}
+	return db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)}))
 }
 
 // some returns the records that delete up to so many keys with a prefix.

@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -24,6 +27,9 @@ type Image struct {
 	Present []digest.Digest `json:"present,omitempty"`
 	Tags    []index.TagLink `json:"tags,omitempty"`    // of manifests that are linked by then
 	History []index.TagLink `json:"history,omitempty"` // to which tags pointed before
+	// Known: some release has the manifests linked in this repository, with all
+	// that comes here. Who says so of what is not makes blobs be uploaded again.
+	Known bool `json:"-"`
 }
 
 // Images enters images, with one sync of the disk for all of them. An image
@@ -31,27 +37,54 @@ type Image struct {
 // images stand in the place of the image, and are EINVAL or fs.ErrNotExist; an
 // error of the store stands alone.
 func (in Intake) Images(images []Image) (refused []error, err error) {
-	// The links are the promise: what they point at must not be less durable.
-	if err := in.Blobs.Flush(); err != nil {
+	entries, refused, err := in.Check(images)
+	if err != nil {
 		return nil, err
-	}
-	refused = make([]error, len(images))
-	var entries []*index.Entry
-	for i, image := range images {
-		entry, err := in.entry(image)
-		switch {
-		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist):
-			refused[i] = err
-		case err != nil:
-			return nil, err
-		default:
-			entries = append(entries, entry)
-		}
 	}
 	if err := in.Release.Enter(entries); err != nil {
 		return nil, err
 	}
 	return refused, nil
+}
+
+// Check is the first half of Images: it looks whether images are whole, sees to
+// it that their blobs are durable, and enters nothing. The entries are those of
+// the images that are not refused.
+func (in Intake) Check(images []Image) (entries []*index.Entry, refused []error, err error) {
+	// The links are the promise: what they point at must not be less durable.
+	if err := in.Blobs.Flush(); err != nil {
+		return nil, nil, err
+	}
+	all, errs := in.entries(images)
+	refused = make([]error, len(images))
+	for i, err := range errs {
+		switch {
+		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist):
+			refused[i] = err
+		case err != nil:
+			return nil, nil, err
+		default:
+			entries = append(entries, all[i])
+		}
+	}
+	return entries, refused, nil
+}
+
+// entries makes all entries, on all processors: each blob is asked for.
+func (in Intake) entries(images []Image) ([]*index.Entry, []error) {
+	in.seen = new(sync.Map)
+	all, errs := make([]*index.Entry, len(images)), make([]error, len(images))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(len(images), runtime.GOMAXPROCS(0)) {
+		workers.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(images); i = int(next.Add(1)) - 1 {
+				all[i], errs[i] = in.entry(images[i])
+			}
+		})
+	}
+	workers.Wait()
+	return all, errs
 }
 
 // entry makes of an image what the index takes, if it is whole.
@@ -65,6 +98,9 @@ func (in Intake) entry(image Image) (*index.Entry, error) {
 	}
 	in.brought = func(d digest.Digest) bool { return here[d] }
 	entry, linked := index.NewEntry(image.Repository), make(map[digest.Digest]bool)
+	if image.Known {
+		entry.Known()
+	}
 	for _, d := range image.Manifests {
 		found, err := in.explore(d)
 		if err != nil {
@@ -142,9 +178,15 @@ func (in Intake) checkWhole(found *exploration) error {
 }
 
 func (in Intake) checkThere(role string, d digest.Digest) error {
+	if _, seen := in.seen.Load(d); seen {
+		return nil
+	}
 	_, err := in.Blobs.Stat(d)
 	if errors.Is(err, fs.ErrNotExist) {
 		return missing(role, d)
+	}
+	if err == nil {
+		in.seen.Store(d, true)
 	}
 	return err
 }

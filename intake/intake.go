@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -34,6 +35,7 @@ type Intake struct {
 	// brought says of what an image can do without that it comes with it; nil
 	// where blobs come one by one.
 	brought func(digest.Digest) bool
+	seen    *sync.Map // blobs that are there, of all images at once: a base layer is in hundreds
 }
 
 // Blob enters a blob of the store into the release. linkManifest looks for the
