@@ -60,6 +60,17 @@ type Rebuilt struct {
 	// likely; it is empty if none is shared.
 	Layer    digest.Digest `json:"layer,omitempty"`
 	SharedBy int           `json:"shared_by,omitempty"`
+
+	// Layers are all new layers that several of them share, those first that
+	// most do.
+	Layers []SharedLayer `json:"layers,omitempty"`
+}
+
+// A SharedLayer is a new layer that several rebuilt images have.
+type SharedLayer struct {
+	Digest   digest.Digest `json:"digest"`
+	Bytes    int64         `json:"bytes"`
+	SharedBy int           `json:"shared_by"`
 }
 
 // Plan says what the export causes. The size is for the caller to say, who
@@ -132,12 +143,18 @@ func (p *Patch) rebuilt(all int64) *Rebuilt {
 		if shared > 0 {
 			r.Bytes += f.Size
 		}
-		if f.Role == Layer && shared > max(1, r.SharedBy) {
-			r.Layer, r.SharedBy = f.Blob, shared
+		if f.Role == Layer && shared > 1 {
+			r.Layers = append(r.Layers, SharedLayer{f.Blob, f.Size, shared})
 		}
 	}
 	if 2*r.Bytes <= all {
 		return nil
+	}
+	slices.SortStableFunc(r.Layers, func(a, b SharedLayer) int {
+		return cmp.Or(cmp.Compare(b.SharedBy, a.SharedBy), cmp.Compare(b.Bytes, a.Bytes))
+	})
+	if len(r.Layers) > 0 {
+		r.Layer, r.SharedBy = r.Layers[0].Digest, r.Layers[0].SharedBy
 	}
 	return r
 }

@@ -216,8 +216,9 @@ func TestPlan(t *testing.T) {
 	t.Run("a rebuilt base image", func(t *testing.T) {
 		r := f.newRelease("w2")
 		rebuilt := f.put(strings.Repeat("r", 1001))
-		f.pushTo(r, "a", "2", image(f.put("config a3"), rebuilt))
-		f.pushTo(r, "b", "2", image(f.put("config b3"), rebuilt))
+		small := f.put("packages")
+		f.pushTo(r, "a", "2", image(f.put("config a3"), small, rebuilt))
+		f.pushTo(r, "b", "2", image(f.put("config b3"), small, rebuilt, f.put("of b alone")))
 		f.pushTo(r, "c", "1", image(f.put("config c"), base))
 		f.pushTo(r, "d", "1", image(f.put("config d"), f.put("small")))
 		inv := Take(r, f.blobs)
@@ -225,6 +226,9 @@ func TestPlan(t *testing.T) {
 		got := plan.Rebuilt
 		if got == nil || !slices.Equal(got.Images, []string{"a:2", "b:2"}) || got.Layer != rebuilt.Digest || got.SharedBy != 2 {
 			t.Fatalf("%+v", got)
+		}
+		if want := []SharedLayer{{rebuilt.Digest, 1001, 2}, {small.Digest, 8, 2}}; !slices.Equal(got.Layers, want) {
+			t.Errorf("shared layers: %+v, want %+v", got.Layers, want)
 		}
 		for _, i := range plan.Images {
 			if i.Rebuilt != (i.Name == "a:2" || i.Name == "b:2") {

@@ -14,6 +14,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/regfs/regfs/archive"
 	"github.com/regfs/regfs/cas"
@@ -95,19 +96,24 @@ index, are noted when they are absent.`,
 	f.BoolVarP(&flags.force, "force", "f", false, "overwrite the file if it exists")
 	f.BoolVar(&flags.verify, "verify", false, "check the digest of each blob while it is read")
 	f.BoolVarP(&flags.dryRun, "dry-run", "n", false, "say what would be written, and write nothing")
+	f.BoolVar(&flags.json, "json", false, "with --dry-run, print the plan as JSON")
+	f.StringVar(&flags.dir, "dir", "", "write a tree into this new or empty directory, and no tar")
+	f.Var(&flags.compression, "compress", "compress the tar, with all processors")
+	f.StringVar(&flags.split, "split", "", "write parts of this size, such as 4GB or 650MiB: FILE.000, FILE.001, ...")
+	flags.addContents(f)
+	return cmd
+}
+
+// addContents adds the flags that say what an export consists of.
+func (flags *exportFlags) addContents(f *pflag.FlagSet) {
 	f.StringArrayVar(&flags.bases, "base", nil, "a patch for who has this release; repeat it for who has several")
 	f.StringVar(&flags.baseInventory, "base-inventory", "", "a patch for who has the blobs listed in this file, or - for standard input")
 	f.StringSliceVar(&flags.worksOnAny, "works-on-any", nil, "a patch for who has any one of these releases")
-	f.BoolVar(&flags.json, "json", false, "with --dry-run, print the plan as JSON")
 	f.StringVar(&flags.images, "images", "", "only the images listed in this file, or - for standard input")
 	f.StringSliceVar(&flags.platforms, "platform", nil, "of an index only this platform, as os/arch[/variant]; may be repeated")
 	f.BoolVar(&flags.noReferrers, "no-referrers", false, "leave out signatures, attestations and other referrers of images")
 	f.StringVar(&flags.format, "format", string(formats.Registry), "the form: "+formatNames())
-	f.StringVar(&flags.dir, "dir", "", "write a tree into this new or empty directory, and no tar")
-	f.Var(&flags.compression, "compress", "compress the tar, with all processors")
-	f.StringVar(&flags.split, "split", "", "write parts of this size, such as 4GB or 650MiB: FILE.000, FILE.001, ...")
 	f.StringVar(&flags.host, "registry", "", "put this host before the names of images (formats oci and docker-archive)")
-	return cmd
 }
 
 func formatNames() string {
@@ -170,18 +176,26 @@ func (f exportFlags) selection() (export.Selection, error) {
 	if f.images == "" {
 		return s, nil
 	}
-	list, err := openInput(f.images)
-	if err == nil {
-		defer list.Close()
-		s.Images, err = imagelist.Read(f.images, list)
-	}
-	if err == nil && len(s.Images) == 0 {
-		err = fmt.Errorf("%s: no image in it", f.images)
-	}
-	if err != nil {
+	var err error
+	if s.Images, err = readImages(f.images); err != nil {
 		return s, fmt.Errorf("export: images: %w", err)
 	}
 	return s, nil
+}
+
+// readImages reads a list of images. An empty one is an error: whoever asks for
+// nothing has another file in mind.
+func readImages(name string) ([]imagelist.Reference, error) {
+	list, err := openInput(name)
+	if err != nil {
+		return nil, err
+	}
+	defer list.Close()
+	images, err := imagelist.Read(name, list)
+	if err == nil && len(images) == 0 {
+		err = fmt.Errorf("%s: no image in it", name)
+	}
+	return images, err
 }
 
 func (f exportFlags) isPatch() bool {

@@ -6,10 +6,37 @@ import (
 	"text/tabwriter"
 
 	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/deliver"
 	"github.com/regfs/regfs/export"
 )
+
+func (c *command) planCmd() *cobra.Command {
+	var flags exportFlags
+	cmd := &cobra.Command{
+		Use:   "plan RELEASE",
+		Short: "Say how large an export or a patch would be, and what makes it so",
+		Long: `Plan is the short form of "regfs export RELEASE -n": it computes an export, or
+with --base a patch, to the byte, and writes nothing. It names the images and
+the layers that cause the size, the largest first. If most of a patch is there
+because base images were rebuilt, it says so, and names their new layers.`,
+		Example: `  regfs plan v1.1 --base v1.0
+  regfs plan v1.1 --works-on-any v1.0,v0.9 --json | jq .size
+  regfs plan v1.1 --images core.list --platform linux/amd64`,
+		Args: exactly("RELEASE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			flags.dryRun = true
+			if err := flags.check(cmd); err != nil {
+				return err
+			}
+			return c.export(cmd.Context(), args[0], flags)
+		},
+	}
+	flags.addContents(cmd.Flags())
+	cmd.Flags().BoolVar(&flags.json, "json", false, "print the plan as JSON")
+	return cmd
+}
 
 // shown is how many of the largest images and blobs a plan names; --json has
 // all.
@@ -58,8 +85,13 @@ func tellRebuilt(w *tabwriter.Writer, plan *export.Plan) {
 	}
 	fmt.Fprintf(w, "\nMost of it, %s of %s, are images that were rebuilt: the base has their repository, and none of their layers:\n%s.\n",
 		humanize.Bytes(uint64(r.Bytes)), humanize.Bytes(uint64(plan.Adds.Bytes)), few(r.Images))
-	if r.Layer != "" {
-		fmt.Fprintf(w, "%d of them share the new layer %s: their base image was most likely rebuilt.\n", r.SharedBy, r.Layer)
+	if len(r.Layers) > 0 {
+		fmt.Fprintf(w, "Several of them share new layers, so their base image was most likely rebuilt:\n\nBYTES\tSHARED BY\tNEW LAYER\n")
+		for _, l := range r.Layers[:min(shown, len(r.Layers))] {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", humanize.Bytes(uint64(l.Bytes)), count(l.SharedBy, "image"), l.Digest)
+		}
+		tellMore(w, len(r.Layers), "layer")
+		fmt.Fprintln(w)
 	}
 	fmt.Fprintf(w, "Layers are compared whole. Built on the base image of before, such images make a small patch.\n")
 }
