@@ -21,15 +21,16 @@ import (
 // made no file outside of the store's index, and of a body without end no more
 // was read than the bound.
 func FuzzRequest(f *testing.F) {
-	for _, path := range []string{"/v1/status", "/v1/releases", "/v1/releases/v1/images", "/v1/releases/v1/inventory"} {
+	for _, path := range []string{"/v1/status", "/v1/releases", "/v1/releases/v1/images", "/v1/releases/v1/inventory", "/v1/releases/v1/diff/v2"} {
 		f.Add([]byte("GET " + path + " HTTP/1.1\r\nHost: regfs\r\n\r\n"))
 	}
 	for path, body := range map[string]string{
-		"/v1/releases":         `{"name":"v2"}`,
-		"/v1/releases/v1/sync": `null`,
-		"/v1/gc":               `{"dry_run":false,"grace":0,"keep":{"last":1,"names":["v1"]}}`,
-		"/v1/umount":           `{"mountpoint":"/mnt","force":true}`,
-		"/v1/mounts":           `{"release":"v1","mountpoint":"/mnt/x","namespace":"mnt:[1]","backend":"auto","reuse":"store","detach":true}`,
+		"/v1/releases":            `{"name":"v2"}`,
+		"/v1/releases/v1/sync":    `null`,
+		"/v1/gc":                  `{"dry_run":false,"grace":0,"keep":{"last":1,"names":["v1"]}}`,
+		"/v1/releases/v3/compose": `{"from":["v1"],"images":[{"Name":"a","Tag":"1"}],"require_complete":true}`,
+		"/v1/umount":              `{"mountpoint":"/mnt","force":true}`,
+		"/v1/mounts":              `{"release":"v1","mountpoint":"/mnt/x","namespace":"mnt:[1]","backend":"auto","reuse":"store","detach":true}`,
 	} {
 		f.Add([]byte("POST " + path + " HTTP/1.1\r\nHost: regfs\r\nTransfer-Encoding: chunked\r\n\r\n" + body))
 		f.Add(rawRequest(path, body))

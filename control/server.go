@@ -82,6 +82,8 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
 	mux.Handle("POST /v1/releases/{name}/inventory", s.answer(s.inventory))
 	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
+	mux.Handle("POST /v1/releases/{name}/compose", s.answer(s.compose))
+	mux.Handle("GET /v1/releases/{name}/diff/{other}", s.answer(s.compare))
 	mux.Handle("GET /v1/fsck", s.answer(s.fsck))
 	mux.Handle("POST /v1/fsck/affects", s.answer(s.affects))
 	mux.Handle("POST /v1/fsck/repair", s.answer(s.repair))

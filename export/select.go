@@ -64,19 +64,23 @@ type selecting struct {
 
 type repoTag struct{ repo, tag string }
 
-// apply takes from surveyed repositories what is not wanted.
-func (s Selection) apply(t *taking, repos []*repository) error {
-	if s.isAll() {
-		return nil
-	}
-	w := &selecting{
+func newSelecting(s Selection, release string) *selecting {
+	return &selecting{
 		Selection: s,
 		repos:     make(map[string]*repository),
 		tags:      make(map[repoTag]bool),
 		revisions: make(map[*revision]bool),
 		walked:    make(map[*revision]bool),
-		err:       SelectionError{Release: t.release.Name, Platforms: s.Platforms},
+		err:       SelectionError{Release: release, Platforms: s.Platforms},
 	}
+}
+
+// apply takes from surveyed repositories what is not wanted.
+func (s Selection) apply(t *taking, repos []*repository) error {
+	if s.isAll() {
+		return nil
+	}
+	w := newSelecting(s, t.release.Name)
 	if len(s.Platforms) > 0 {
 		w.platforms = newPlatforms(s, t)
 	}
@@ -130,25 +134,38 @@ func (w *selecting) takeListed() {
 }
 
 func (w *selecting) takeReference(ref imagelist.Reference) bool {
+	r, t, rev := find(func(name string) *repository { return w.repos[name] }, ref)
+	switch {
+	case rev == nil:
+		return false
+	case t != nil:
+		w.takeTag(r, *t)
+	default:
+		w.take(r, rev)
+	}
+	return true
+}
+
+// find finds the image that a reference names, in the first repository that has
+// it; t is nil if it is named by its digest alone.
+func find(repository func(name string) *repository, ref imagelist.Reference) (r *repository, t *tag, rev *revision) {
 	for _, name := range ref.Repositories() {
-		r, ok := w.repos[name]
-		if !ok {
+		r := repository(name)
+		if r == nil {
 			continue
 		}
 		if ref.Tag == "" {
 			if rev, ok := r.revisions[ref.Digest]; ok {
-				w.take(r, rev)
-				return true
+				return r, nil, rev
 			}
 			continue
 		}
 		i := slices.IndexFunc(r.tags, func(t tag) bool { return t.name == ref.Tag })
 		if i >= 0 && r.linked(r.tags[i].current) && (ref.Digest == "" || ref.Digest == r.tags[i].current) {
-			w.takeTag(r, r.tags[i])
-			return true
+			return r, &r.tags[i], r.revisions[r.tags[i].current]
 		}
 	}
-	return false
+	return nil, nil, nil
 }
 
 func (w *selecting) takeTag(r *repository, t tag) {

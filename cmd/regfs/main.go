@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/compose"
 	"github.com/regfs/regfs/control"
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/fsck"
@@ -39,7 +40,8 @@ func main() {
 		return
 	}
 	code := exitCode(ctx, err)
-	if exit := new(exec.ExitError); !errors.As(err, &exit) { // a server that we started has spoken already
+	// A server that we started has spoken already, and so has a diff.
+	if exit := new(exec.ExitError); !errors.As(err, &exit) && !errors.Is(err, errDiffer) {
 		fmt.Fprintln(stderr, "regfs:", err)
 	}
 	os.Exit(code)
@@ -60,7 +62,7 @@ func exitCode(ctx context.Context, err error) int {
 	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName), errors.Is(err, source.ErrName):
 		return exitUsage
 	case errors.Is(err, control.ErrRefused), errors.Is(err, control.ErrDoubt), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
-		errors.As(err, &verified), errors.Is(err, fsck.ErrDamage), errors.Is(err, index.ErrDamaged):
+		errors.As(err, &verified), errors.Is(err, fsck.ErrDamage), errors.Is(err, index.ErrDamaged), errors.Is(err, compose.ErrIncomplete):
 		return exitDamage
 	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):
 		return exitNoStore

@@ -19,23 +19,6 @@ func (c *command) releaseCmd() *cobra.Command {
 	return group(cmd)
 }
 
-func (c *command) releaseCreateCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "create NAME",
-		Short: "Make an empty release",
-		Long: `Create makes a release without images. A name has letters, digits, '.', '_',
-'+' and '-'. What earlier releases brought into the store is there for a
-registry on the new release's mount, but no part of it until it is pushed.`,
-		Example: `  regfs release create v1.1`,
-		Args:    exactly("NAME"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.with(cmd.Context(), func(client *control.Client) error {
-				return client.CreateRelease(cmd.Context(), args[0])
-			})
-		},
-	}
-}
-
 func (c *command) releaseRmCmd() *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
