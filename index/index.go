@@ -48,6 +48,8 @@ type DB struct {
 	// each lookup of a layer that a release has not linked asks for it.
 	answered sync.Map
 
+	shelf shelf // facts that were read from the disk
+
 	followed atomic.Bool // a journal is kept
 
 	generations sync.Map // release → *atomic.Uint64: see Generation
@@ -310,11 +312,18 @@ func (db *DB) Manifest(d digest.Digest) (*manifest.Manifest, error) {
 	if m, ok := db.learnt.Load(d); ok {
 		return m.(*manifest.Manifest), nil
 	}
+	if m, ok := db.shelf.take(d); ok {
+		return m, nil
+	}
 	value, err := db.get(factsKey(d))
 	if err != nil {
 		return nil, err
 	}
-	return decodeFacts(value)
+	m, err := decodeFacts(value)
+	if err == nil {
+		db.shelf.put(d, m)
+	}
+	return m, err
 }
 
 // KnowsManifest says whether some release has linked the manifest, or an index

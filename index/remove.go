@@ -144,6 +144,7 @@ func (db *DB) RemoveBlobs(m *Mark, blobs []digest.Digest) error {
 	// Now whoever opens a release reads that they are gone.
 	for _, d := range blobs {
 		db.learnt.Delete(d)
+		db.shelf.remove(d)
 		db.answered.Delete(d)
 	}
 	for _, r := range db.opened() {
