@@ -13,6 +13,14 @@ import (
 func (r *Release) change(write func(records) *batch, f func(now time.Time) records) (*batch, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.frozen(); err != nil {
+		return nil, err
+	}
+	return r.take(write, f)
+}
+
+// take is change for what a sealed release takes, too. mu is held.
+func (r *Release) take(write func(records) *batch, f func(now time.Time) records) (*batch, error) {
 	if r.broken != nil {
 		return nil, r.broken
 	}

@@ -137,6 +137,8 @@ type releaseRecord struct {
 	Removing bool `json:"removing,omitempty"`
 	// Making: its records are on their way, and it is not there yet.
 	Making bool `json:"making,omitempty"`
+	// Sealed is the digest of its document, if it is sealed.
+	Sealed digest.Digest `json:"sealed,omitempty"`
 }
 
 // A standing says whether a release that has a record is there.
@@ -188,6 +190,9 @@ func (e *releaseError) Unwrap() error { return e.kind }
 type Info struct {
 	Name    string
 	Created time.Time
+	// Document is the digest of its document, if it was sealed when this was
+	// read; see [Release.Sealed].
+	Document digest.Digest
 }
 
 // Releases lists all releases, the oldest first.
@@ -239,7 +244,7 @@ func decodeRelease(name string, value []byte) (info Info, stands standing, err e
 	case record.Making:
 		stands = making
 	}
-	return Info{Name: name, Created: record.Created}, stands, nil
+	return Info{Name: name, Created: record.Created, Document: record.Sealed}, stands, nil
 }
 
 // record reads a release's own record; fs.ErrNotExist if there is none.
@@ -285,7 +290,7 @@ func (db *DB) Open(name string) (*Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Release{Info: info, db: db, users: 1}
+	r := &Release{Info: info, db: db, users: 1, sealed: info.Document}
 	if err := r.load(); err != nil {
 		return nil, fmt.Errorf("release %s: %w", name, err)
 	}

@@ -30,8 +30,11 @@ type Release struct {
 	// awaited are blobs that were not there when a revision that names them was
 	// linked: manifests of which nothing is known, and what is Absent.
 	awaited map[digest.Digest]bool
-	lost    error // why a change that nobody waited for was not written
-	broken  error // why the records could not be read; no change is taken then
+	lost    error         // why a change that nobody waited for was not written
+	broken  error         // why the records could not be read; no change is taken then
+	sealed  digest.Digest // see Sealed
+	sealing bool          // its document is being made
+	mending bool          // see Mend
 }
 
 // A repository is what one release says of one repository.

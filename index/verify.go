@@ -235,12 +235,23 @@ func kindName(kind string) string {
 	return name
 }
 
+func checkRelease(value []byte) error {
+	var r releaseRecord
+	if err := json.Unmarshal(value, &r); err != nil {
+		return err
+	}
+	if r.Sealed == "" {
+		return nil
+	}
+	return r.Sealed.Validate()
+}
+
 // checkOther reads a record that is no release's own, or the release's itself.
 func checkOther(key, value []byte) error {
 	rest := string(key[1:])
 	switch key[0] {
 	case keyRelease:
-		return errors.Join(ValidRelease(rest), json.Unmarshal(value, new(releaseRecord)))
+		return errors.Join(ValidRelease(rest), checkRelease(value))
 	case keyFacts:
 		_, err := decodeFacts(value)
 		return errors.Join(digest.Digest(rest).Validate(), err)
