@@ -29,6 +29,7 @@ import (
 
 	"github.com/regfs/regfs/archive"
 	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/patch"
 )
 
 // An Inventory lists all files of a release's tar. Its JSON form is what two
@@ -42,6 +43,10 @@ type Inventory struct {
 	// Files are in the order in which they are to be written: blobs first, tags
 	// last, see order.go.
 	Files []File `json:"files"`
+
+	// Document is that of a sealed release; empty if the release is open, or this
+	// is a part of it. It goes with the tar.
+	Document string `json:"document,omitempty"`
 
 	// Images are the names of all images, sorted: library/nginx:1.24, or
 	// library/nginx@sha256:... where a manifest has no tag.
@@ -114,8 +119,15 @@ func (inv *Inventory) ImagesOf(f File) []string {
 	return images
 }
 
-// Archive returns the inventory's files as they are written.
-func (inv *Inventory) Archive() archive.Archive { return members(inv.Files) }
+// Archive returns the inventory's files as they are written, and before them
+// what goes with a sealed release.
+func (inv *Inventory) Archive() archive.Archive {
+	files := members(inv.Files)
+	if inv.Document == "" {
+		return files
+	}
+	return append(patch.Record(inv.Release, inv.Document, files), files...)
+}
 
 func members(files []File) archive.Archive {
 	all := make(archive.Archive, len(files))

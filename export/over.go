@@ -1,6 +1,8 @@
 package export
 
 import (
+	"github.com/opencontainers/go-digest"
+
 	"github.com/regfs/regfs/archive"
 	"github.com/regfs/regfs/patch"
 )
@@ -43,12 +45,19 @@ func (p *Patch) Required() patch.Amount { return patch.Count(members(p.required)
 // Archive returns the files of the patch: its documents first.
 func (p *Patch) Archive() (archive.Archive, error) {
 	adds := members(p.Files)
-	docs, err := patch.Documents(patch.Document{
+	doc := patch.Document{
 		Release:     p.Release,
 		Over:        p.base.names,
 		Any:         p.base.any,
 		Inventory:   p.base.inventory,
 		RemovedTags: p.removed,
-	}, adds, members(p.required))
+	}
+	if p.Document != "" {
+		doc.Sealed = digest.FromString(p.Document)
+	}
+	docs, err := patch.Documents(doc, adds, members(p.required))
+	if p.Document != "" {
+		docs = append(docs, patch.Sealed(p.Release, p.Document))
+	}
 	return append(docs, adds...), err
 }

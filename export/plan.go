@@ -76,7 +76,7 @@ type SharedLayer struct {
 // Plan says what the export causes. The size is for the caller to say, who
 // knows the form.
 func (inv *Inventory) Plan() *Plan {
-	p := &Plan{Release: inv.Release, Adds: patch.Count(inv.Archive())}
+	p := &Plan{Release: inv.Release, Adds: patch.Count(members(inv.Files))}
 	shares := make([]ImageShare, len(inv.Images))
 	for i, name := range inv.Images {
 		shares[i].Name = name

@@ -27,7 +27,8 @@ type Selection struct {
 	NoReferrers bool `json:"no_referrers,omitempty"`
 }
 
-func (s Selection) isAll() bool { return len(s.Images) == 0 && len(s.Platforms) == 0 && !s.NoReferrers }
+// IsAll says whether all of a release is wanted.
+func (s Selection) IsAll() bool { return len(s.Images) == 0 && len(s.Platforms) == 0 && !s.NoReferrers }
 
 // A SelectionError says that a release has not what was asked for. Its message
 // is bounded, the lists are not.
@@ -77,7 +78,7 @@ func newSelecting(s Selection, release string) *selecting {
 
 // apply takes from surveyed repositories what is not wanted.
 func (s Selection) apply(t *taking, repos []*repository) error {
-	if s.isAll() {
+	if s.IsAll() {
 		return nil
 	}
 	w := newSelecting(s, t.release.Name)

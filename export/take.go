@@ -58,7 +58,7 @@ func (taker *Taker) take(release *index.Release, part Selection) (*Inventory, er
 		t.repository(repo)
 	}
 	inv := t.inventory()
-	inv.Part = !part.isAll()
+	inv.Part = !part.IsAll()
 	return inv, nil
 }
 

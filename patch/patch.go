@@ -28,8 +28,9 @@ const (
 	documentName = "patch.json"
 	scriptName   = "apply.sh"
 	removedName  = "removed-tags"
-	requiresName = "requires." // requires.sha256
-	sumsSuffix   = "SUMS"      // SHA256SUMS
+	sealedName   = "release.json" // the document of a sealed release
+	requiresName = "requires."    // requires.sha256
+	sumsSuffix   = "SUMS"         // SHA256SUMS
 )
 
 // Version is the version of patches that this package writes and reads.
@@ -46,6 +47,9 @@ type Document struct {
 	Over      []string `json:"over,omitempty"`
 	Any       bool     `json:"any,omitempty"`
 	Inventory bool     `json:"inventory,omitempty"`
+
+	// Sealed is the digest of the release's document, if it is sealed.
+	Sealed digest.Digest `json:"sealed,omitempty"`
 
 	Adds     Amount `json:"adds"`
 	Requires Amount `json:"requires"` // that must be there before
@@ -96,14 +100,33 @@ func Documents(doc Document, adds, required archive.Archive) (archive.Archive, e
 	for _, algorithm := range algorithms(required256) {
 		add(requiresName+algorithm, required256[algorithm])
 	}
-	whole := sums(append(slices.Clone(required), adds...))
-	for _, algorithm := range algorithms(whole) {
-		add(strings.ToUpper(algorithm)+sumsSuffix, whole[algorithm])
-	}
+	all = append(all, whole(doc.Release, append(slices.Clone(required), adds...))...)
 	if len(doc.RemovedTags) > 0 {
 		add(removedName, removed(doc.RemovedTags))
 	}
 	return all, nil
+}
+
+// whole are the checksums of all files of a release.
+func whole(release string, files archive.Archive) (all archive.Archive) {
+	lists := sums(files)
+	for _, algorithm := range algorithms(lists) {
+		text := lists[algorithm]
+		all = append(all, archive.Member{Path: Dir(release) + strings.ToUpper(algorithm) + sumsSuffix, Size: int64(len(text)), Text: text})
+	}
+	return all
+}
+
+// Sealed returns the document of a sealed release, as a full export and a patch
+// have it.
+func Sealed(release, document string) archive.Member {
+	return archive.Member{Path: Dir(release) + sealedName, Size: int64(len(document)), Text: document}
+}
+
+// Record returns what the full export of a sealed release has beside its files:
+// their checksums and the document.
+func Record(release, document string, files archive.Archive) archive.Archive {
+	return append(whole(release, files), Sealed(release, document))
 }
 
 // sums are lists of checksums as sha256sum -c reads them, by algorithm. A

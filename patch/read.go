@@ -30,6 +30,7 @@ const (
 	TheDocument
 	Requires // a list for [ParseSums]
 	Whole    // the same, of all files that the release has
+	Release  // the document of a sealed release, of package seal
 	Aside    // the script, and what else is for people
 )
 
@@ -49,6 +50,8 @@ func PartOf(path string) (Part, string) {
 		return Requires, release
 	case isSums && digest.Algorithm(strings.ToLower(upper)).Available():
 		return Whole, release
+	case name == sealedName:
+		return Release, release
 	case name == scriptName, name == removedName:
 		return Aside, release
 	}

@@ -23,8 +23,13 @@ const maxFiles = 4 << 20
 // A checker takes files in any order, also several at once, and judges when it
 // has all.
 type checker struct {
+	o Options
+
 	mu     sync.Mutex // guards all that follows
 	report Report
+
+	document []byte                  // of the release that is to be there
+	sizes    map[digest.Digest]int64 // of manifests
 
 	seen      map[string]bool
 	blobs     map[digest.Digest]bool // those that are what they should be
@@ -45,8 +50,9 @@ type repoDigest struct {
 	digest digest.Digest
 }
 
-func newChecker() *checker {
+func newChecker(o Options) *checker {
 	return &checker{
+		o: o, sizes: make(map[digest.Digest]int64),
 		seen:      make(map[string]bool),
 		blobs:     make(map[digest.Digest]bool),
 		manifests: make(map[digest.Digest]*manifest.Manifest),
@@ -88,6 +94,8 @@ func (c *checker) file(path string, r io.Reader) error {
 		return c.blob(path, p.Digest, r)
 	case p.Kind.IsLink():
 		return c.link(path, p, r)
+	case part == patch.Release:
+		return c.readDocument(r)
 	case part != patch.NoPart:
 		return c.part(path, part, r)
 	}
@@ -124,7 +132,7 @@ func (c *checker) blob(path string, d digest.Digest, r io.Reader) error {
 	}
 	c.blobs[d] = true
 	if m != nil {
-		c.manifests[d] = m
+		c.manifests[d], c.sizes[d] = m, n
 	}
 	return nil
 }
@@ -238,6 +246,7 @@ func (c *checker) judge() *Report {
 			c.report.problem(path, "is neither in the patch nor among what it requires")
 		}
 	}
+	c.judgeRelease()
 	c.report.sort()
 	return &c.report
 }

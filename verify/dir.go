@@ -28,7 +28,10 @@ func Dir(ctx context.Context, dir string, o Options) (*Report, error) {
 	if stat, err := root.Lstat(layout.Root); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil, fmt.Errorf("%s: no registry's storage: %s: %w", dir, layout.Root, fs.ErrNotExist)
 	}
-	c := newChecker()
+	c := newChecker(o)
+	if err := c.documents(root); err != nil {
+		return nil, err
+	}
 	files := make(chan string, 64)
 	walked := make(chan error, 1)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -46,6 +49,33 @@ func Dir(ctx context.Context, dir string, o Options) (*Report, error) {
 		return nil, err
 	}
 	return c.judge(), nil
+}
+
+// documents reads those of sealed releases that were brought here, if one of
+// them is asked for.
+func (c *checker) documents(root *beneath.Dir) error {
+	if c.o.Digest == "" {
+		return nil
+	}
+	entries, err := root.ReadDir("regfs")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		f, err := root.OpenRegular(path.Join("regfs", e.Name(), "release.json"))
+		if err != nil {
+			continue // what is there is no document, then
+		}
+		err = c.readDocument(f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // eachFile calls f for all files, as many at a time as there are processors.

@@ -20,7 +20,7 @@ func Tar(ctx context.Context, r io.Reader, o Options) (*Report, error) {
 		return nil, err
 	}
 	defer plain.Close()
-	c := newChecker()
+	c := newChecker(o)
 	members := tar.NewReader(plain)
 	for n := 0; ; n++ {
 		header, err := members.Next()

@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/regfs/regfs/patch"
 )
 
@@ -31,6 +33,12 @@ type Report struct {
 	Links     int   `json:"links"`
 	Tags      int   `json:"tags"`
 	Others    int   `json:"others"` // files that a registry does not read
+
+	// Release is the digest of the release's document, if what was checked was
+	// held against it.
+	Release digest.Digest `json:"release,omitempty"`
+	// Extra is what is there beside the release: tags and manifests of others.
+	Extra []string `json:"extra,omitempty"`
 
 	// Patch is there if what was checked is one.
 	Patch *patch.Document `json:"patch,omitempty"`
@@ -80,6 +88,11 @@ func (r *Report) sort() {
 
 // Options say how to check.
 type Options struct {
+	// Digest, if given, is that of the document of the release that must be there.
+	Digest digest.Digest
+	// Exact: nothing else may be there.
+	Exact bool
+
 	// Progress, if given, is called with the bytes that were read since the
 	// last call; it may be called by several goroutines at once.
 	Progress func(bytes int64)
