@@ -24,6 +24,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/sealed"
 	"github.com/regfs/regfs/snapshot"
 	"github.com/regfs/regfs/store"
 )
@@ -142,7 +143,7 @@ func (c *check) release(name string) error {
 		}
 	}
 	c.links(r, inv)
-	return nil
+	return c.sealed(r)
 }
 
 func (c *check) blob(kind Kind, d digest.Digest, problem, release string, images []string) {
@@ -163,6 +164,22 @@ func (c *check) facts(r *index.Release) map[digest.Digest]bool {
 		}
 	}
 	return found
+}
+
+// sealed holds a sealed release against its document. What it lacks was found
+// already.
+func (c *check) sealed(r *index.Release) error {
+	if r.Sealed() == "" {
+		return nil
+	}
+	reading, err := sealed.Read(c.store, r)
+	if err != nil {
+		return err
+	}
+	for _, problem := range reading.Problems {
+		c.report.add(Finding{Kind: Sealed, Damage: true, Object: "release " + r.Name, Problem: problem})
+	}
+	return nil
 }
 
 // links looks for links to blobs that are not there, and that no manifest

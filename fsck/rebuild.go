@@ -13,6 +13,7 @@ import (
 
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/manifest"
+	"github.com/regfs/regfs/seal"
 	"github.com/regfs/regfs/snapshot"
 	"github.com/regfs/regfs/store"
 )
@@ -162,7 +163,7 @@ func (b *rebuilding) fillRelease(name string) error {
 		}
 		defer release.Close()
 		r := restoring{blobs: b.store.Blobs, index: b.store.Index, release: release, fresh: true}
-		if err := r.names(b.ctx, s); err != nil {
+		if err := r.whole(b.ctx, s); err != nil {
 			return fmt.Errorf("release %s: %w", name, err)
 		}
 		out.Missing = r.missing
@@ -238,8 +239,8 @@ func (b *rebuilding) unnamed() ([]digest.Digest, error) {
 			continue
 		}
 		m, err := readManifest(b.store.Blobs, info.Digest)
-		if err != nil {
-			continue
+		if err != nil || m.ArtifactType == seal.ArtifactType {
+			continue // that is a sealed release's document
 		}
 		loose[info.Digest] = true
 		for _, ref := range m.Refs {

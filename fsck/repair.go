@@ -19,6 +19,7 @@ import (
 	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/intake"
+	"github.com/regfs/regfs/sealed"
 	"github.com/regfs/regfs/snapshot"
 	"github.com/regfs/regfs/store"
 )
@@ -42,7 +43,11 @@ func Repair(ctx context.Context, st *store.Store, log *slog.Logger) (*Report, er
 		}
 		r.mend(&report.Findings[i])
 	}
-	return report, r.derive()
+	if err := r.derive(); err != nil {
+		return report, err
+	}
+	r.seal()
+	return report, nil
 }
 
 type repair struct {
@@ -68,6 +73,38 @@ func (r *repair) mend(f *Finding) {
 	case Facts:
 		r.learn(f)
 	}
+}
+
+// seal brings the documents of sealed releases back, when their names are what
+// they can be.
+func (r *repair) seal() {
+	for i := range r.report.Findings {
+		f := &r.report.Findings[i]
+		if f.Kind != Sealed {
+			continue
+		}
+		if err := r.sealIn(strings.TrimPrefix(f.Object, "release ")); err != nil {
+			f.Repaired = "not brought back: " + err.Error()
+			continue
+		}
+		f.Repaired, f.Whole = "brought back", true
+	}
+}
+
+func (r *repair) sealIn(release string) error {
+	rel, err := r.store.Index.Open(release)
+	if err != nil {
+		return err
+	}
+	defer rel.Close()
+	if _, err := sealed.Seal(r.store, rel); err != nil {
+		return err
+	}
+	reading, err := sealed.Read(r.store, rel)
+	if err == nil && len(reading.Problems) > 0 {
+		err = errors.New(strings.Join(reading.Problems, "; "))
+	}
+	return err
 }
 
 // blobOf returns the digest that a finding is about, if it is about a blob.
@@ -164,7 +201,14 @@ func (r *repair) learnIn(release string, d digest.Digest) error {
 		return err
 	}
 	defer rel.Close()
-	return r.intake(rel).Blob(d)
+	if rel.Sealed() == "" {
+		return r.intake(rel).Blob(d)
+	}
+	l := learning{blobs: r.store.Blobs, index: r.store.Index, facts: make(index.Facts)}
+	if err := l.learn(d, 0); err != nil {
+		return err
+	}
+	return rel.Learn(l.facts)
 }
 
 func (r *repair) intake(rel *index.Release) intake.Intake {
@@ -184,7 +228,7 @@ func (r *repair) derive() error {
 		if f.Kind == Index {
 			broken = true
 		}
-		if ofRelease && (f.Kind == Index || f.Kind == Release) {
+		if ofRelease && (f.Kind == Index || f.Kind == Release || f.Kind == Sealed) {
 			damaged[name] = true
 		}
 	}
@@ -249,7 +293,7 @@ func (r *repair) restoreFrom(name string, s *snapshot.Snapshot) error {
 	}
 	defer release.Close()
 	back := restoring{blobs: r.store.Blobs, index: r.store.Index, release: release}
-	if err := back.names(r.ctx, s); err != nil {
+	if err := back.whole(r.ctx, s); err != nil {
 		return err
 	}
 	return snapshot.Save(r.store, name)

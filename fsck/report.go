@@ -24,6 +24,7 @@ const (
 	Damaged    Kind = "damaged"    // a blob is not what its digest says
 	Unreadable Kind = "unreadable" // a blob cannot be read
 	Link       Kind = "link"       // a release names a blob that is not there, and needs it for nothing
+	Sealed     Kind = "sealed"     // a sealed release is not what was sealed, or its document is not there
 	Release    Kind = "release"    // a release that is not whole, or a directory of one that is not there
 	Mode       Kind = "mode"       // a blob that somebody may write to, or that is another user's
 	Size       Kind = "size"       // a manifest states a wrong size; its blob is whole
@@ -31,7 +32,7 @@ const (
 	Foreign    Kind = "foreign"    // a file among the blobs that is none
 )
 
-var kinds = []Kind{Index, Facts, Missing, Damaged, Unreadable, Link, Release, Mode, Size, Temporary, Foreign}
+var kinds = []Kind{Index, Facts, Missing, Damaged, Unreadable, Link, Sealed, Release, Mode, Size, Temporary, Foreign}
 
 // A Finding is one thing that is not as it should be.
 type Finding struct {

@@ -32,6 +32,16 @@ type restoring struct {
 	failed  error
 }
 
+// whole brings back the names, and that the release is sealed. What it was sealed
+// with was said, and goes on to be true or not: a check compares.
+func (r *restoring) whole(ctx context.Context, s *snapshot.Snapshot) error {
+	if err := r.release.Mend(func() error { return r.names(ctx, s) }); err != nil || s.Sealed == "" {
+		return err
+	}
+	_, err := r.release.Seal(func() (digest.Digest, error) { return s.Sealed, nil })
+	return err
+}
+
 // names links what a snapshot has and the release has not. What the release has
 // is newer, and stays.
 func (r *restoring) names(ctx context.Context, s *snapshot.Snapshot) error {

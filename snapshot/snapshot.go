@@ -29,6 +29,7 @@ import (
 // A Snapshot is what is to be known of a release.
 type Snapshot struct {
 	Created time.Time
+	Sealed  digest.Digest // of the document that it was sealed with; empty if it is open
 	// Changes is how often the index had been changed when the snapshot was
 	// taken: an index that has been changed less often has lost something.
 	Changes uint64
@@ -40,6 +41,7 @@ type Snapshot struct {
 // file is the JSON, which docs/format.md specifies.
 type file struct {
 	Created  time.Time       `json:"created"`
+	Sealed   digest.Digest   `json:"sealed,omitempty"`
 	Changes  uint64          `json:"changes"`
 	Document json.RawMessage `json:"document"`
 	History  []link          `json:"history,omitempty"`
@@ -67,7 +69,7 @@ func Take(db *index.DB, r *index.Release, blobs *cas.Store) (*Snapshot, error) {
 		return nil, err
 	}
 	names := r.Names()
-	s := &Snapshot{Created: r.Created, Changes: changes, History: names.History, Hidden: names.Hidden}
+	s := &Snapshot{Created: r.Created, Sealed: r.Sealed(), Changes: changes, History: names.History, Hidden: names.Hidden}
 	for _, rev := range names.Revisions {
 		info, err := blobs.Stat(rev.Digest)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -131,7 +133,7 @@ func (s *Snapshot) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := file{Created: s.Created, Changes: s.Changes, Document: document}
+	f := file{Created: s.Created, Sealed: s.Sealed, Changes: s.Changes, Document: document}
 	for _, h := range s.History {
 		f.History = append(f.History, link{h.Repository, h.Tag, h.Digest})
 	}
@@ -171,8 +173,13 @@ func decode(data []byte) (*Snapshot, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, err
 	}
-	s := &Snapshot{Created: f.Created, Changes: f.Changes}
+	s := &Snapshot{Created: f.Created, Sealed: f.Sealed, Changes: f.Changes}
 	var err error
+	if f.Sealed != "" {
+		if err := f.Sealed.Validate(); err != nil {
+			return nil, err
+		}
+	}
 	if s.Names, err = seal.Decode(f.Document); err != nil {
 		return nil, err
 	}
