@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/tree"
 )
@@ -29,6 +31,8 @@ type Release struct {
 	Name       string    `json:"name"`
 	Created    time.Time `json:"created"`
 	Mountpoint string    `json:"mountpoint,omitempty"`
+	// Sealed is the digest of its document, if it is sealed.
+	Sealed digest.Digest `json:"sealed,omitempty"`
 }
 
 // A Backend is what mounts a release.
@@ -92,6 +96,8 @@ type Mount struct {
 	// tried.
 	Backend  Backend `json:"backend"`
 	Fallback string  `json:"fallback_reason,omitempty"`
+	// ReadOnly: the release is sealed.
+	ReadOnly bool `json:"read_only,omitempty"`
 	// Passthrough says whether reads and writes go to the store's files
 	// without a way through the server, and Reason why not.
 	Passthrough bool   `json:"passthrough"`
@@ -168,6 +174,9 @@ var (
 	ErrCorrupt = errors.New("damaged content")
 	// ErrRefused: files that a registry wrote are not what their names say.
 	ErrRefused = errors.New("some files were refused")
+	// ErrIncomplete: a release lacks something that its images need, or is not
+	// what was sealed.
+	ErrIncomplete = errors.New("the release is not whole")
 )
 
 // kinds are the errors that keep their kind on the way over the socket. Of an
@@ -184,6 +193,8 @@ var kinds = []struct {
 	{"doubt", ErrDoubt},
 	{"damaged", index.ErrDamaged},
 	{"corrupt", ErrCorrupt},
+	{"incomplete", ErrIncomplete},
+	{"sealed", syscall.EROFS},
 	{"busy", syscall.EBUSY},
 	{"exist", fs.ErrExist},
 	{"not-exist", fs.ErrNotExist},

@@ -41,7 +41,7 @@ func (s *Server) startFuse(m *mounted, req MountRequest, replace bool) (err erro
 		Pins:  s.pinsOf(req, replace),
 		Reuse: req.Reuse, UID: req.UID, GID: req.GID,
 		FileMode: fs.FileMode(req.FileMode).Perm(), DirMode: fs.FileMode(req.DirMode).Perm(),
-		Log: s.log.With("release", req.Release),
+		ReadOnly: f.release.Sealed() != "", Log: s.log.With("release", req.Release),
 	})
 	if err != nil {
 		f.release.Close()
@@ -52,7 +52,7 @@ func (s *Server) startFuse(m *mounted, req MountRequest, replace bool) (err erro
 		f.release.Close()
 		return err
 	}
-	m.live, m.Backend = f, BackendFuse
+	m.live, m.Backend, m.ReadOnly = f, BackendFuse, f.tree.ReadOnly
 	m.Passthrough, m.Reason = f.fuse.Passthrough()
 	return nil
 }
@@ -64,7 +64,7 @@ func (f *fuseMount) mount(s *Server, req MountRequest, replace bool) error {
 	}
 	defer probe.Close()
 	options := fusefs.Options{
-		Source: s.store.Dir, AllowOther: req.AllowOther, NoPassthrough: req.NoPassthrough, Probe: probe, Log: s.log,
+		Source: s.store.Dir, AllowOther: req.AllowOther, ReadOnly: f.tree.ReadOnly, NoPassthrough: req.NoPassthrough, Probe: probe, Log: s.log,
 	}
 	if replace && os.Geteuid() == 0 {
 		options.Attach = func(mount int) error { return s.replace(req.Mountpoint, mount) }

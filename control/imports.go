@@ -158,6 +158,12 @@ func (s *Server) reserveImport(i *importing) error {
 				i.release.Name, m.Mountpoint, syscall.EBUSY)
 		}
 	}
+	if err := i.release.Frozen(); err != nil {
+		return fmt.Errorf("import into %s: %w", i.release.Name, err)
+	}
+	if what, ok := s.claims[i.release.Name]; ok {
+		return fmt.Errorf("import into %s: another command is at work on it (%s): %w", i.release.Name, what, syscall.EBUSY)
+	}
 	for at, l := range s.lost {
 		if l.Release == i.release.Name {
 			return fmt.Errorf("import into %s: a server that died had it mounted at %s; umount it, import, and mount it again: %w",

@@ -128,6 +128,9 @@ func (s *Server) reserve(m *mounted) error {
 	if s.importsInto(m.Release) {
 		return fmt.Errorf("mount %s: an import into it is under way; wait for its end: %w", m.Release, syscall.EBUSY)
 	}
+	if what, ok := s.claims[m.Release]; ok {
+		return fmt.Errorf("mount %s: another command is at work on it (%s): %w", m.Release, what, syscall.EBUSY)
+	}
 	for _, other := range s.mounts {
 		if other.Release == m.Release {
 			return fmt.Errorf("mount %s: it is mounted at %s already; umount it there first: %w", m.Release, other.Mountpoint, syscall.EBUSY)

@@ -52,6 +52,7 @@ func (s *Server) startOverlay(m *mounted, req MountRequest) error {
 // show makes a mount of ours one that the kernel shows.
 func (s *Server) show(m *mounted, o *overlay.Overlay, at mountpoint.Mount) {
 	m.live = &overlayMount{o, at}
+	m.ReadOnly = o.ReadOnly()
 	m.Backend, m.Reuse = BackendOverlay, tree.ReuseRepository
 	m.Passthrough = true
 	m.Since = o.Since()

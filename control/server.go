@@ -37,6 +37,7 @@ type Server struct {
 	lost       map[string]lost             // by mount point: noted, and not restored
 	restoring  bool                        // mounts are being restored: no time to leave
 	overlays   map[string]*overlay.Overlay // by release
+	claims     map[string]string           // by release: see claim
 	removing   map[string]bool             // releases that are being removed, and cannot be mounted
 	collecting bool                        // garbage is being collected: no time to leave
 	imports    map[string]*importing       // by id
@@ -59,6 +60,7 @@ func NewServer(s *store.Store, log *slog.Logger) *Server {
 		mounts:   make(map[string]*mounted),
 		lost:     make(map[string]lost),
 		overlays: make(map[string]*overlay.Overlay),
+		claims:   make(map[string]string),
 		removing: make(map[string]bool),
 		imports:  make(map[string]*importing),
 		stopped:  make(chan struct{}),
@@ -79,6 +81,9 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /v1/releases", s.answer(s.releases))
 	mux.Handle("POST /v1/releases", s.answer(s.create))
 	mux.Handle("DELETE /v1/releases/{name}", s.answer(s.removeRelease))
+	mux.Handle("GET /v1/releases/{name}", s.answer(s.detail))
+	mux.Handle("POST /v1/releases/{name}/seal", s.answer(s.seal))
+	mux.Handle("GET /v1/releases/{name}/document", s.answer(s.document))
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
 	mux.Handle("POST /v1/releases/{name}/inventory", s.answer(s.inventory))
 	mux.Handle("POST /v1/releases/{name}/sync", s.answer(s.sync))
@@ -179,7 +184,7 @@ func (s *Server) releases(*http.Request) (any, error) {
 	}
 	out := make([]Release, len(all))
 	for i, r := range all {
-		out[i] = Release{Name: r.Name, Created: r.Created, Mountpoint: at[r.Name]}
+		out[i] = Release{Name: r.Name, Created: r.Created, Mountpoint: at[r.Name], Sealed: r.Document}
 	}
 	return out, nil
 }
@@ -213,6 +218,9 @@ func (s *Server) inventory(r *http.Request) (any, error) {
 	defer pins.Release()
 	return withRelease(s, r, func(release *index.Release) (*export.Inventory, error) {
 		inv, err := export.TakePart(release, s.store.Blobs, pins, selection)
+		if err == nil {
+			err = s.exportedDocument(release, inv, selection)
+		}
 		if err != nil {
 			return nil, err
 		}

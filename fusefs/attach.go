@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -56,7 +57,10 @@ func fsmount(dev int, o *fuse.MountOptions) (int, error) {
 			return -1, fmt.Errorf("option %s: %w", option[0], err)
 		}
 	}
-	flags := o.Options
+	flags, attributes := slices.Clone(o.Options), unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV
+	if o.DirectMountFlags&unix.MS_RDONLY != 0 {
+		flags, attributes = append(flags, "ro"), attributes|unix.MOUNT_ATTR_RDONLY
+	}
 	if o.AllowOther {
 		flags = append(flags, "allow_other")
 	}
@@ -68,5 +72,5 @@ func fsmount(dev int, o *fuse.MountOptions) (int, error) {
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, err
 	}
-	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
 }

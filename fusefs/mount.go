@@ -34,6 +34,8 @@ type Options struct {
 	// AllowOther lets other users in. It needs root, or user_allow_other in
 	// /etc/fuse.conf.
 	AllowOther bool
+	// ReadOnly is for a tree that is.
+	ReadOnly bool
 	// NoPassthrough makes all reads and writes go through the server.
 	NoPassthrough bool
 	// Attach, if it is given, puts the mount in its place, instead of mounting on
@@ -128,7 +130,17 @@ func mountOptions(o Options) *fuse.MountOptions {
 	if o.AllowOther {
 		permissions = []string{"default_permissions"}
 	}
+	// Without root fusermount3 takes it as an option, and with root the kernel as
+	// a flag.
+	flags := uintptr(syscall.MS_NOSUID | syscall.MS_NODEV)
+	if o.ReadOnly && os.Geteuid() == 0 {
+		flags |= syscall.MS_RDONLY
+	} else if o.ReadOnly {
+		permissions = append(permissions, "ro")
+	}
 	return &fuse.MountOptions{
+		DirectMountFlags: flags,
+
 		Name:              "regfs",
 		FsName:            o.Source,
 		Options:           permissions,

@@ -17,7 +17,14 @@ func (r *Release) Sealed() digest.Digest {
 	return r.sealed
 }
 
-// frozen says why no change is taken. mu is held.
+// Frozen says why no change is taken, if none is.
+func (r *Release) Frozen() error {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.frozen()
+}
+
+// frozen is Frozen. mu is held.
 func (r *Release) frozen() error {
 	switch {
 	case r.sealed != "" && !r.mending:

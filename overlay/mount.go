@@ -35,13 +35,17 @@ func Check(store string) error {
 }
 
 // attach mounts the upper directory over the links and the blobs.
-func (o *Overlay) attach(dir string) error {
-	fsfd, err := o.configure("off")
+func (o *Overlay) attach(dir string, readOnly bool) error {
+	fsfd, err := o.configure("off", readOnly)
+	attributes := unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
+	if readOnly {
+		attributes |= unix.MOUNT_ATTR_RDONLY
+	}
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", dir, explain(err))
 	}
 	defer unix.Close(fsfd)
-	mount, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	mount, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, attributes)
 	if err != nil {
 		return fmt.Errorf("mount %s: %w", dir, explain(err))
 	}
@@ -57,7 +61,7 @@ func (o *Overlay) attach(dir string) error {
 // the upper directory. The kernel knows. It refuses a second overlay with the
 // same upper directory, if it is asked for one with an index.
 func (o *Overlay) InUse() (bool, error) {
-	fsfd, err := o.configure("on")
+	fsfd, err := o.configure("on", true)
 	if errors.Is(err, syscall.EBUSY) {
 		return true, nil
 	}
@@ -70,7 +74,7 @@ func (o *Overlay) InUse() (bool, error) {
 // configure makes an overlay that is mounted nowhere yet. With an index, and
 // with the other features that are off here, what lies below must never
 // change; the store does.
-func (o *Overlay) configure(index string) (fsfd int, err error) {
+func (o *Overlay) configure(index string, readOnly bool) (fsfd int, err error) {
 	fsfd, err = unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -86,7 +90,7 @@ func (o *Overlay) configure(index string) (fsfd int, err error) {
 			return -1, errors.Join(fmt.Errorf("overlay option %s: %w", option[0], withLog(fsfd, err)), unix.Close(fsfd))
 		}
 	}
-	if index == "on" { // never to be written to: else its end would sync the whole disk
+	if readOnly { // nor does its end sync the whole disk
 		if err := unix.FsconfigSetFlag(fsfd, "ro"); err != nil {
 			return -1, errors.Join(fmt.Errorf("overlay option ro: %w", withLog(fsfd, err)), unix.Close(fsfd))
 		}

@@ -127,7 +127,8 @@ func (o *Overlay) dir(name string) string {
 func (o *Overlay) plainDir() string { return filepath.Join(o.store.Dir, store.PlainDir(o.Release)) }
 
 // Mount lays the release out and mounts it, for all users or for the one who
-// mounts. What an earlier mount has left is finished first.
+// mounts; read-only, if it is sealed. What an earlier mount has left is finished
+// first.
 func (o *Overlay) Mount(mountpoint string, others bool) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -139,10 +140,29 @@ func (o *Overlay) Mount(mountpoint string, others bool) error {
 	if err := o.prepare(others); err != nil {
 		return err
 	}
-	if err := o.attach(mountpoint); err != nil {
+	readOnly, err := o.isSealed()
+	if err != nil {
+		return errors.Join(err, o.retire())
+	}
+	if err := o.attach(mountpoint, readOnly); err != nil {
 		return errors.Join(err, o.retire())
 	}
 	return nil
+}
+
+// ReadOnly says whether the release is mounted read-only, as it is sealed.
+func (o *Overlay) ReadOnly() bool {
+	sealed, err := o.isSealed()
+	return err == nil && sealed
+}
+
+func (o *Overlay) isSealed() (bool, error) {
+	release, err := o.store.Index.Open(o.Release)
+	if err != nil {
+		return false, err
+	}
+	defer release.Close()
+	return release.Sealed() != "", nil
 }
 
 // prepare makes the upper directory. Until it is whole it has another name.

@@ -104,6 +104,9 @@ const settling = 2 * time.Second
 // sync goes from blobs to links to removals, so that nothing names a blob that
 // is not durable, at whatever point it is cut short.
 func (o *Overlay) sync(mounted bool) (Report, error) {
+	if sealed, err := o.isSealed(); err != nil || sealed {
+		return Report{}, err // nothing was written, whatever root may have remounted
+	}
 	found, err := take(o.dir(upperDir))
 	if err != nil {
 		return Report{}, err

@@ -14,6 +14,9 @@ import (
 // Mkdir makes a directory. One of the registry's tree that a lookup finds but
 // no listing shows is there already, as far as mkdir(2) can tell.
 func (t *FS) Mkdir(p string, mode fs.FileMode, who Owner) (Attr, error) {
+	if err := t.writable("mkdir", p); err != nil {
+		return Attr{}, err
+	}
 	at := layout.Parse(p)
 	var err error
 	switch {
@@ -71,6 +74,9 @@ func (t *FS) addDir(p string) bool {
 
 // Unlink removes a name from the release. The store keeps its blobs.
 func (t *FS) Unlink(p string) error {
+	if err := t.writable("unlink", p); err != nil {
+		return err
+	}
 	at := layout.Parse(p)
 	if at.Kind == layout.Other {
 		return pathError("unlink", p, t.plain.Unlink(p))
@@ -110,6 +116,9 @@ func (t *FS) unlink(p string, at layout.Path) error {
 
 // Rmdir removes an empty directory.
 func (t *FS) Rmdir(p string) error {
+	if err := t.writable("rmdir", p); err != nil {
+		return err
+	}
 	at := layout.Parse(p)
 	var err error
 	if at.Kind == layout.Other {
@@ -234,6 +243,9 @@ func (t *FS) syncPlainDir(p string) error {
 
 // Symlink makes a symbolic link among the plain files.
 func (t *FS) Symlink(target, p string, who Owner) (Attr, error) {
+	if err := t.writable("symlink", p); err != nil {
+		return Attr{}, err
+	}
 	if layout.Parse(p).Kind != layout.Other {
 		return Attr{}, pathError("symlink", p, syscall.EPERM)
 	}
@@ -255,6 +267,9 @@ func (t *FS) Readlink(p string) (string, error) { return t.plain.Readlink(plainN
 
 // Link makes a second name for a plain file.
 func (t *FS) Link(old, p string) (Attr, error) {
+	if err := t.writable("link", p); err != nil {
+		return Attr{}, err
+	}
 	if layout.Parse(old).Kind != layout.Other || layout.Parse(p).Kind != layout.Other {
 		return Attr{}, pathError("link", p, syscall.EPERM)
 	}

@@ -40,6 +40,11 @@ const writing = os.O_WRONLY | os.O_RDWR
 // O_TRUNC. A blob or a link opened for writing gives a draft of its own to
 // each who opens it.
 func (t *FS) Open(p string, flags int) (Handle, error) {
+	if flags&(writing|os.O_TRUNC) != 0 {
+		if err := t.writable("open", p); err != nil {
+			return nil, err
+		}
+	}
 	at := layout.Parse(p)
 	var h Handle
 	var err error
@@ -110,6 +115,9 @@ func (t *FS) openLink(p string, at layout.Path, flags int) (Handle, error) {
 // committed. With O_EXCL, what is there already is an error; without, it is
 // opened.
 func (t *FS) Create(p string, flags int, mode fs.FileMode, who Owner) (Handle, Attr, error) {
+	if err := t.writable("create", p); err != nil {
+		return nil, Attr{}, err
+	}
 	h, err := t.create(p, layout.Parse(p), flags, mode, who)
 	if errors.Is(err, fs.ErrExist) && flags&os.O_EXCL == 0 {
 		return t.opened(t.Open(p, flags))

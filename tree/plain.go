@@ -216,6 +216,9 @@ type Change struct {
 // to the mount: they stay, and nobody is told, so that tar and cp can lay down
 // a tree. Sizes are changed through handles.
 func (t *FS) SetAttr(p string, c Change) error {
+	if err := t.writable("setattr", p); err != nil {
+		return err
+	}
 	at := layout.Parse(p)
 	if at.Kind == layout.Other {
 		return pathError("setattr", p, t.setPlain(p, c))

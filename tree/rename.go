@@ -14,6 +14,9 @@ import (
 // moved there. What the registry's tree has stays where it is, but for the
 // temps: moving it elsewhere is EXDEV, on which mv copies.
 func (t *FS) Rename(from, to string, noReplace bool) error {
+	if err := t.writable("rename", to); err != nil {
+		return err
+	}
 	if noReplace {
 		if _, err := t.Stat(to); err == nil {
 			return pathError("rename", to, fs.ErrExist)

@@ -66,7 +66,9 @@ type Options struct {
 	// Pins is a set of the store's for what is seen here; nil is a new one. It is
 	// released by Close, and when New fails.
 	Pins *cas.Pins
-	Log  *slog.Logger
+	// ReadOnly: nothing can be written, made, renamed or removed. It is EROFS.
+	ReadOnly bool
+	Log      *slog.Logger
 }
 
 // A FS is one release as a file system. Its methods may be called from many
@@ -241,6 +243,14 @@ func (t *FS) Statfs() (syscall.Statfs_t, error) {
 	var st syscall.Statfs_t
 	err := syscall.Statfs(t.dir, &st)
 	return st, pathError("statfs", "", err)
+}
+
+// writable says whether anything may be changed.
+func (t *FS) writable(op, p string) error {
+	if t.ReadOnly {
+		return pathError(op, p, syscall.EROFS)
+	}
+	return nil
 }
 
 func pathError(op, p string, err error) error {

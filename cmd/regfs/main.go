@@ -17,6 +17,7 @@ import (
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/fsck"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/sealed"
 	"github.com/regfs/regfs/source"
 	"github.com/regfs/regfs/store"
 	"github.com/regfs/regfs/verify"
@@ -54,6 +55,7 @@ func exitCode(ctx context.Context, err error) int {
 	var missing *export.MissingError
 	var damaged *export.DamagedError
 	var verified *verify.DamageError
+	var incomplete *sealed.IncompleteError
 	switch {
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -61,7 +63,7 @@ func exitCode(ctx context.Context, err error) int {
 		return exit.ExitCode()
 	case errors.Is(err, control.ErrUsage), errors.Is(err, index.ErrName), errors.Is(err, source.ErrName):
 		return exitUsage
-	case errors.Is(err, control.ErrRefused), errors.Is(err, control.ErrDoubt), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
+	case errors.Is(err, control.ErrRefused), errors.Is(err, control.ErrDoubt), errors.Is(err, control.ErrIncomplete), errors.As(err, &incomplete), errors.As(err, &corrupt), errors.As(err, &missing), errors.As(err, &damaged),
 		errors.As(err, &verified), errors.Is(err, fsck.ErrDamage), errors.Is(err, index.ErrDamaged), errors.Is(err, compose.ErrIncomplete):
 		return exitDamage
 	case errors.Is(err, store.ErrNoStore), errors.Is(err, store.ErrFormat):

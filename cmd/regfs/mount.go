@@ -193,14 +193,23 @@ func standFor(ctx context.Context, client *control.Client, m control.Mount, stay
 func describe(m control.Mount) string {
 	if m.Backend == control.BackendOverlay {
 		how := "overlayfs: blobs of other releases are found by repository, listings show history"
+		if m.ReadOnly {
+			how = "sealed, so read-only; " + how
+		}
 		if m.Fallback != "" {
 			how = "no FUSE (" + m.Fallback + "); " + how
 		}
 		return fmt.Sprintf("%s is mounted at %s (%s)", m.Release, m.Mountpoint, how)
 	}
 	how := "reads and writes pass through to the store"
+	if m.ReadOnly {
+		how = "sealed, so read-only; reads pass through to the store"
+	}
 	if !m.Passthrough {
 		how = "no passthrough: " + m.Reason
+		if m.ReadOnly {
+			how = "sealed, so read-only; " + how
+		}
 	}
 	return fmt.Sprintf("%s is mounted at %s (%s)", m.Release, m.Mountpoint, how)
 }

@@ -5,6 +5,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
 	"github.com/regfs/regfs/control"
@@ -13,9 +14,9 @@ import (
 func (c *command) releaseCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release",
-		Short: "Make, list and remove releases",
+		Short: "Make, seal, list and remove releases",
 	}
-	cmd.AddCommand(c.releaseCreateCmd(), c.releaseLsCmd(), c.releaseRmCmd())
+	cmd.AddCommand(c.releaseCreateCmd(), c.releaseLsCmd(), c.releaseSealCmd(), c.releaseShowCmd(), c.releaseRmCmd())
 	return group(cmd)
 }
 
@@ -87,9 +88,9 @@ func (c *command) releaseLsCmd() *cobra.Command {
 					return printJSON(cmd.OutOrStdout(), all)
 				}
 				t := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "RELEASE\tCREATED\tMOUNTED AT")
+				fmt.Fprintln(t, "RELEASE\tCREATED\tSEALED\tMOUNTED AT")
 				for _, r := range all {
-					fmt.Fprintf(t, "%s\t%s\t%s\n", r.Name, r.Created.Local().Format(time.DateTime), r.Mountpoint)
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", r.Name, r.Created.Local().Format(time.DateTime), shortDigest(r.Sealed), r.Mountpoint)
 				}
 				return t.Flush()
 			})
@@ -97,4 +98,13 @@ func (c *command) releaseLsCmd() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// shortDigest is as much of a digest as tells it from others; "regfs release
+// show" has all of it.
+func shortDigest(d digest.Digest) string {
+	if d == "" {
+		return ""
+	}
+	return d.Encoded()[:12]
 }

@@ -1,0 +1,195 @@
+package test
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/imagetest"
+	"github.com/regfs/regfs/registrytest"
+)
+
+// TestSealedRelease seals what was pushed by a registry, and goes with it to a
+// customer.
+func TestSealedRelease(t *testing.T) {
+	releases := synthetic(t)
+	s := newStore(t)
+	for _, release := range releases {
+		s.must(t, "release", "create", release.Name)
+		pushThrough(t, s, registrytest.V31, release)
+	}
+	d := strings.TrimSpace(s.must(t, "release", "seal", "v1.0"))
+	if digest.Digest(d).Validate() != nil {
+		t.Fatalf("seal prints %q", d)
+	}
+	want(t, "sealed twice", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
+	want(t, "sum of the document", digest.FromString(s.must(t, "release", "show", "v1.0", "--document")).String(), d)
+	if said := s.must(t, "verify", "v1.0"); !strings.Contains(said, "good") || !strings.Contains(said, d) {
+		t.Errorf("verify says %s", said)
+	}
+	t.Run("other stores, other orders, another name", func(t *testing.T) {
+		other := newStore(t, "other")
+		again := releases[0]
+		again.Images = slices.Clone(again.Images)
+		slices.Reverse(again.Images)
+		again.Name = "other"
+		pushThrough(t, other, registrytest.V28, again)
+		want(t, "digest", strings.TrimSpace(other.must(t, "release", "seal", "other")), d)
+	})
+	t.Run("mounted", func(t *testing.T) { sealedMount(t, s, releases[0], d) })
+	t.Run("mounted by-overlayfs", func(t *testing.T) {
+		t.Run(overlayTest, func(t *testing.T) { sealedMount(t, s, releases[0], d) })
+	})
+	t.Run("handed over", func(t *testing.T) { sealedHandover(t, s, releases, d) })
+	t.Run("damaged", func(t *testing.T) { sealedDamage(t, s, d) })
+}
+
+// pushThrough brings a release into the store by a registry on its mount. As
+// long as that is there, the release is not to be sealed.
+func pushThrough(t *testing.T, s store, v registrytest.Version, release imagetest.Release) {
+	t.Helper()
+	m := s.mount(t, release.Name)
+	r := serve(t, v, m.dir, nil)
+	ok(t, imagetest.PushRelease(t.Context(), r.Client(), r.URL(), release))
+	s.refuses(t, 1, []string{"mounted at", "umount it first"}, "release", "seal", release.Name)
+	r.Stop()
+	m.stop(syscall.SIGTERM)
+}
+
+// sealedMount: a registry serves the release whole, and nothing writes to it.
+func sealedMount(t *testing.T, s store, release imagetest.Release, d string) {
+	m := s.mount(t, "v1.0")
+	before := dumpDir(t, m.dir)
+	r := serve(t, registrytest.V31, m.dir, nil)
+	verify(t, r, release)
+	image := release.Images[0]
+	if err := imagetest.Push(t.Context(), r.Client(), r.URL(), release.Dir, image.Ref(), "new/repository", "1"); err == nil {
+		t.Error("a push to it succeeds")
+	}
+	verify(t, r, release)
+	r.Stop()
+	var blob string
+	ok(t, filepath.WalkDir(m.path("docker/registry/v2/blobs"), func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Name() == "data" {
+			blob = path
+		}
+		return err
+	}))
+	for what, try := range map[string]func() error{
+		"mkdir":    func() error { return os.Mkdir(m.path("new"), 0o755) },
+		"create":   func() error { return os.WriteFile(m.path("x"), nil, 0o600) },
+		"remove":   func() error { return os.Remove(blob) },
+		"open":     func() error { return os.WriteFile(blob, nil, 0o600) },
+		"truncate": func() error { return os.Truncate(blob, 0) },
+		"rename":   func() error { return os.Rename(blob, blob+"x") },
+		"chmod":    func() error { return os.Chmod(blob, 0o600) },
+		"link":     func() error { return os.Link(blob, m.path("x")) },
+		"symlink":  func() error { return os.Symlink("x", m.path("x")) },
+	} {
+		if err := try(); !errors.Is(err, syscall.EROFS) {
+			t.Errorf("%s: %v, want EROFS", what, err)
+		}
+	}
+	sameSet(t, "the mount after all that", dumpDir(t, m.dir), before)
+	want(t, "sealing what is mounted, and sealed", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
+	m.stop(syscall.SIGTERM)
+	want(t, "digest after it was mounted", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
+	s.must(t, "verify", "v1.0")
+}
+
+// sealedHandover: whatever way a release comes to a customer, it is the one of
+// that digest there.
+func sealedHandover(t *testing.T, s store, releases []imagetest.Release, d1 string) {
+	d2 := strings.TrimSpace(s.must(t, "release", "seal", "v1.1"))
+	out := t.TempDir()
+	file := func(name string) string { return filepath.Join(out, name) }
+	s.must(t, "export", "v1.0", "-o", file("v1.0.tar"))
+	s.must(t, "export", "v1.0", "-o", file("again.tar"))
+	s.must(t, "export", "v1.1", "-o", file("v1.1.tar"))
+	s.must(t, "export", "v1.1", "--base", "v1.0", "-o", file("patch.tar"))
+	command(t, "cmp", file("v1.0.tar"), file("again.tar"))
+
+	none := store("") // a customer has none
+	for _, name := range []string{"v1.1.tar", "patch.tar"} {
+		if said := none.must(t, "verify", "--digest", d2, file(name)); !strings.Contains(said, d2) {
+			t.Errorf("%s: verify says %s", name, said)
+		}
+	}
+	none.must(t, "verify", "--digest", d2, "--exact", file("v1.1.tar"))
+	want(t, "another release's digest", none.regfs(t, "verify", "--digest", d1, file("v1.1.tar")).code, damage)
+	c := newCustomer(t)
+	c.untar(file("v1.0.tar"))
+	command(t, "sh", "-c", "cd "+c.dir+" && sha256sum -c --quiet regfs/v1.0/SHA256SUMS && sha256sum regfs/v1.0/release.json | grep -q ^"+strings.TrimPrefix(d1, "sha256:"))
+	none.must(t, "verify", "--digest", d1, "--exact", c.dir)
+	c.untar(file("patch.tar"))
+	command(t, "sh", "-c", "cd "+c.dir+" && sha256sum -c --quiet regfs/v1.1/SHA256SUMS")
+	var report struct {
+		Release string
+		Extra   []string
+	}
+	none.mustJSON(t, &report, "verify", "--digest", d2, c.dir)
+	want(t, "release at the customer's", report.Release, d2)
+	if len(report.Extra) == 0 {
+		t.Error("nothing is left of v1.0, or not found")
+	}
+	none.must(t, "verify", "--digest", d1, c.dir) // whose tags are there still
+	verify(t, serve(t, registrytest.V31, c.dir, nil), releases[1])
+
+	full := newCustomer(t)
+	full.untar(file("v1.1.tar"))
+	ok(t, os.RemoveAll(filepath.Join(full.dir, "regfs")))
+	none.must(t, "verify", "--digest", d2, full.dir) // the names make the document
+	blobs, err := filepath.Glob(filepath.Join(full.dir, "docker/registry/v2/blobs/sha256/*/*/data"))
+	ok(t, err)
+	flip(t, blobs[len(blobs)/2])
+	r := none.regfs(t, "verify", "--digest", d2, full.dir)
+	want(t, "a byte is flipped", r.code, damage)
+	if !strings.Contains(r.stdout, "damaged") {
+		t.Errorf("verify says %s", r.stdout)
+	}
+}
+
+// flip changes a byte of a file.
+func flip(t *testing.T, name string) {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	ok(t, err)
+	text[len(text)/2] ^= 1
+	ok(t, os.Chmod(name, 0o644))
+	ok(t, os.WriteFile(name, text, 0o644))
+}
+
+// sealedDamage: what rots in the store is found, down to a layer and up to the
+// document.
+func sealedDamage(t *testing.T, s store, d string) {
+	var images []struct{ Digest digest.Digest }
+	s.mustJSON(t, &images, "ls", "v1.0")
+	var manifest struct {
+		Layers []struct{ Digest digest.Digest }
+	}
+	text, err := os.ReadFile(s.blob(images[0].Digest))
+	ok(t, err)
+	ok(t, json.Unmarshal(text, &manifest))
+	layer := s.blob(manifest.Layers[0].Digest)
+	whole, err := os.ReadFile(layer)
+	ok(t, err)
+	flip(t, layer)
+	r := s.regfs(t, "verify", "v1.0")
+	want(t, "a layer is damaged", r.code, damage)
+	if !strings.Contains(r.stdout, manifest.Layers[0].Digest.String()) || !strings.Contains(r.stdout, "needed by") {
+		t.Errorf("verify says %s", r.stdout)
+	}
+	writeFile(t, layer, whole)
+	s.must(t, "verify", "v1.0")
+	ok(t, os.Remove(s.blob(digest.Digest(d))))
+	want(t, "the document is lost", s.regfs(t, "verify", "v1.0").code, damage)
+	want(t, "and comes back", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
+	s.must(t, "verify", "v1.0")
+}
