@@ -42,7 +42,7 @@ var rooms = map[string][]string{
 	"supervise":         {},
 	"snapshot":          {"layout", "seal", "cas", "index", "store"},
 	"source":            {"layout", "manifest", "index", "beneath", "patch", "imagelist"},
-	"control":           {"store", "tree", "fusefs", "overlay", "mountpoint", "export", "compose", "compare", "gc", "cas", "index", "fsck", "snapshot", "intake", "sealed"},
+	"control":           {"layout", "store", "tree", "fusefs", "overlay", "mountpoint", "export", "compose", "compare", "gc", "cas", "index", "fsck", "snapshot", "intake", "sealed"},
 	"bench":             {"registry", "imagetest", "layout", "manifest", "store", "index"},
 	"cmd/regfs":         {"source", "intake", "sealed", "control", "supervise", "fsck", "gc", "compose", "compare", "export", "archive", "deliver", "formats", "imagelist", "verify", "store", "bench", "tree", "overlay", "mountpoint", "cas", "index"},
 	"cas/castest":       {"cas"},

@@ -98,6 +98,7 @@ func checkServer(dir string, conn net.Conn) error {
 func serveSelf(s *store.Store, log *slog.Logger) *Client {
 	l := newPipeListener()
 	self := NewServer(s, log)
+	self.tidy()
 	if err := self.takeOver(); err != nil {
 		log.Error("take over mounts", "err", err)
 	}

@@ -21,12 +21,18 @@ import (
 // made no file outside of the store's index, and of a body without end no more
 // was read than the bound.
 func FuzzRequest(f *testing.F) {
-	for _, path := range []string{"/v1/status", "/v1/releases", "/v1/releases/v1/images", "/v1/releases/v1/inventory", "/v1/releases/v1/diff/v2"} {
+	for _, path := range []string{"/v1/status", "/v1/releases", "/v1/releases/v1/images", "/v1/releases/v1/inventory",
+		"/v1/releases/v1", "/v1/releases/v1/document", "/v1/releases/v1/diff/v2"} {
 		f.Add([]byte("GET " + path + " HTTP/1.1\r\nHost: regfs\r\n\r\n"))
 	}
 	for path, body := range map[string]string{
 		"/v1/releases":            `{"name":"v2"}`,
 		"/v1/releases/v1/sync":    `null`,
+		"/v1/releases/v1/seal":    `null`,
+		"/v1/releases/v1/fork":    `{"name":"v4"}`,
+		"/v1/releases/v1/rename":  `{"name":"v5"}`,
+		"/v1/releases/v1/tag":     `{"from":{"repository":"a","tag":"1"},"to":{"repository":"b","tag":"2"}}`,
+		"/v1/releases/v1/untag":   `{"image":{"repository":"a","tag":"1"},"with_image":true}`,
 		"/v1/gc":                  `{"dry_run":false,"grace":0,"keep":{"last":1,"names":["v1"]}}`,
 		"/v1/releases/v3/compose": `{"from":["v1"],"images":[{"Name":"a","Tag":"1"}],"require_complete":true}`,
 		"/v1/umount":              `{"mountpoint":"/mnt","force":true}`,

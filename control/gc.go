@@ -106,6 +106,9 @@ func (s *Server) beginCollecting() error {
 	if s.collecting {
 		return fmt.Errorf("gc: another one is running: %w", syscall.EBUSY)
 	}
+	if s.renaming > 0 {
+		return fmt.Errorf("gc: a release is being renamed: %w", syscall.EBUSY)
+	}
 	s.collecting = true
 	return nil
 }

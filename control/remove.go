@@ -78,6 +78,9 @@ func (s *Server) enterRemoval(name string) error {
 	if s.removing[name] {
 		return fmt.Errorf("it is being removed already: %w", syscall.EBUSY)
 	}
+	if what, ok := s.claims[name]; ok {
+		return fmt.Errorf("another command is at work on it (%s): %w", what, syscall.EBUSY)
+	}
 	s.removing[name] = true
 	return nil
 }

@@ -149,6 +149,9 @@ func (s *Server) enterClaim(name, what string) error {
 	if s.importsInto(name) {
 		return fmt.Errorf("an import into it is under way; wait for its end: %w", syscall.EBUSY)
 	}
+	if s.removing[name] {
+		return fmt.Errorf("it is being removed: %w", syscall.EBUSY)
+	}
 	if other, ok := s.claims[name]; ok {
 		return fmt.Errorf("another command is at work on it (%s): %w", other, syscall.EBUSY)
 	}

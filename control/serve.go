@@ -65,6 +65,7 @@ func Serve(ctx context.Context, dir string, o ServeOptions, log *slog.Logger) er
 	}
 	s := NewServer(st, log)
 	s.pid, s.ServeOptions = os.Getpid(), o
+	s.tidy()
 	if err := s.takeOver(); err != nil {
 		log.Error("take over mounts", "err", err)
 	}

@@ -38,6 +38,7 @@ type Server struct {
 	restoring  bool                        // mounts are being restored: no time to leave
 	overlays   map[string]*overlay.Overlay // by release
 	claims     map[string]string           // by release: see claim
+	renaming   int                         // releases that are being renamed: no time to collect
 	removing   map[string]bool             // releases that are being removed, and cannot be mounted
 	collecting bool                        // garbage is being collected: no time to leave
 	imports    map[string]*importing       // by id
@@ -83,6 +84,10 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("DELETE /v1/releases/{name}", s.answer(s.removeRelease))
 	mux.Handle("GET /v1/releases/{name}", s.answer(s.detail))
 	mux.Handle("POST /v1/releases/{name}/seal", s.answer(s.seal))
+	mux.Handle("POST /v1/releases/{name}/fork", s.answer(s.fork))
+	mux.Handle("POST /v1/releases/{name}/rename", s.answer(s.rename))
+	mux.Handle("POST /v1/releases/{name}/tag", s.answer(s.tag))
+	mux.Handle("POST /v1/releases/{name}/untag", s.answer(s.untag))
 	mux.Handle("GET /v1/releases/{name}/document", s.answer(s.document))
 	mux.Handle("GET /v1/releases/{name}/images", s.answer(s.images))
 	mux.Handle("POST /v1/releases/{name}/inventory", s.answer(s.inventory))

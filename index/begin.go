@@ -37,6 +37,8 @@ func (db *DB) vacate(name string) (records, error) {
 		return nil, err
 	case stands == removing:
 		return nil, &releaseError{fmt.Sprintf("release %s is half removed; \"regfs release rm %s\" removes the rest", name, name), fs.ErrExist}
+	case stands == renamed:
+		return nil, halfRenamed(name)
 	case stands == there:
 		return nil, &releaseError{fmt.Sprintf("release %s exists already", name), fs.ErrExist}
 	}

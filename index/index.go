@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	badger "github.com/dgraph-io/badger/v4"
@@ -59,6 +60,7 @@ type DB struct {
 	mu       sync.Mutex // guards what follows; taken before a Release's mu, never held while waiting for the writer
 	open     map[string]*Release
 	removing map[string]bool // releases that are being removed, and cannot be opened
+	moving   map[string]bool // and those that are being renamed
 }
 
 // Open opens the index in dir, and makes one where there is none.
@@ -81,7 +83,7 @@ func open(dir string, log *slog.Logger, check func(*DB) error) (*DB, error) {
 	}
 	db := &DB{
 		badger: b, wal: wal, log: log,
-		open: make(map[string]*Release), removing: make(map[string]bool),
+		open: make(map[string]*Release), removing: make(map[string]bool), moving: make(map[string]bool),
 	}
 	db.writer = newWriter(b, wal, space, db.reload)
 	space.open(wal.newest())
@@ -139,6 +141,9 @@ type releaseRecord struct {
 	Making bool `json:"making,omitempty"`
 	// Sealed is the digest of its document, if it is sealed.
 	Sealed digest.Digest `json:"sealed,omitempty"`
+	// Renamed is the name that it has now, if it is not there any more. Its
+	// records under this one are going.
+	Renamed string `json:"renamed,omitempty"`
 }
 
 // A standing says whether a release that has a record is there.
@@ -148,6 +153,7 @@ const (
 	there standing = iota
 	making
 	removing
+	renamed // it has another name
 )
 
 // Create makes an empty release; fs.ErrExist if there is one of that name.
@@ -241,6 +247,8 @@ func decodeRelease(name string, value []byte) (info Info, stands standing, err e
 	switch {
 	case record.Removing:
 		stands = removing
+	case record.Renamed != "":
+		stands = renamed
 	case record.Making:
 		stands = making
 	}
@@ -258,10 +266,17 @@ func (db *DB) record(name string) (info Info, stands standing, err error) {
 
 func (db *DB) release(name string) (Info, error) {
 	info, stands, err := db.record(name)
+	if err == nil && stands == renamed {
+		return Info{}, halfRenamed(name)
+	}
 	if stands != there || errors.Is(err, fs.ErrNotExist) {
 		return Info{}, noRelease(name)
 	}
 	return info, err
+}
+
+func halfRenamed(name string) error {
+	return &releaseError{fmt.Sprintf("release %s is half renamed; what is left is done when the store is opened the next time", name), syscall.EBUSY}
 }
 
 func noRelease(name string) error {
@@ -282,6 +297,9 @@ func (db *DB) Open(name string) (*Release, error) {
 	if r, ok := db.open[name]; ok {
 		r.users++
 		return r, nil
+	}
+	if db.moving[name] {
+		return nil, &releaseError{fmt.Sprintf("release %s is being renamed", name), syscall.EBUSY}
 	}
 	if db.removing[name] {
 		return nil, noRelease(name)

@@ -87,9 +87,12 @@ func (db *DB) removeRelease(ctx context.Context, name string, clean func() error
 func (db *DB) markRemoving(name string) error {
 	db.creating.Lock()
 	defer db.creating.Unlock()
-	info, _, err := db.record(name)
+	info, stands, err := db.record(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return noRelease(name)
+	}
+	if err == nil && stands == renamed {
+		return halfRenamed(name)
 	}
 	if err != nil {
 		return err

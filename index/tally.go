@@ -197,6 +197,9 @@ func (rs records) parts(f func(records) error) error {
 			size += rs[n].size()
 			n++
 		}
+		for n < len(rs) && rs[n].joined {
+			n++
+		}
 		if err := f(rs[:n]); err != nil {
 			return err
 		}

@@ -240,6 +240,9 @@ func checkRelease(value []byte) error {
 	if err := json.Unmarshal(value, &r); err != nil {
 		return err
 	}
+	if r.Renamed != "" {
+		return ValidRelease(r.Renamed)
+	}
 	if r.Sealed == "" {
 		return nil
 	}

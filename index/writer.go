@@ -15,7 +15,10 @@ import (
 const MinFree = 64 << 20
 
 // A record is one key to be put, or deleted if its value is nil.
-type record struct{ key, value []byte }
+type record struct {
+	key, value []byte
+	joined     bool // goes in one transaction with the record before it
+}
 
 type records []record
 

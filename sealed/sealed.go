@@ -30,6 +30,9 @@ import (
 // whole is an [*IncompleteError]. One that is sealed stays as it is; if the
 // document is not in the store any more, it comes back.
 func Seal(st *store.Store, r *index.Release) (digest.Digest, error) {
+	// No release names the document before the record does.
+	pins := st.Blobs.NewPins("being sealed: " + r.Name)
+	defer pins.Release()
 	d, err := r.Seal(func() (digest.Digest, error) {
 		// What cannot be brought to the disk is lost, and then missing.
 		if err := st.Blobs.Flush(); err != nil {
@@ -39,17 +42,18 @@ func Seal(st *store.Store, r *index.Release) (digest.Digest, error) {
 		if err != nil {
 			return "", err
 		}
-		return keep(st.Blobs, document)
+		return keep(st.Blobs, pins, document)
 	})
 	if err != nil {
 		return "", fmt.Errorf("seal %s: %w", r.Name, err)
 	}
-	return d, restore(st, r)
+	return d, restore(st, pins, r)
 }
 
 // keep makes a blob of a document, durably.
-func keep(blobs *cas.Store, document []byte) (digest.Digest, error) {
+func keep(blobs *cas.Store, pins *cas.Pins, document []byte) (digest.Digest, error) {
 	d := digest.FromBytes(document)
+	pins.Add(d)
 	if _, err := load(blobs, d); err == nil {
 		return d, promise(blobs, d)
 	} else if corrupt := new(cas.CorruptError); errors.As(err, &corrupt) {
@@ -97,7 +101,7 @@ func load(blobs *cas.Store, d digest.Digest) ([]byte, error) {
 }
 
 // restore brings the document of a sealed release back, if it has to.
-func restore(st *store.Store, r *index.Release) error {
+func restore(st *store.Store, pins *cas.Pins, r *index.Release) error {
 	d := r.Sealed()
 	if _, err := load(st.Blobs, d); err == nil {
 		return nil
@@ -107,7 +111,7 @@ func restore(st *store.Store, r *index.Release) error {
 		err = fmt.Errorf("its document %s is not in the store any more, and its names are not what they were", d)
 	}
 	if err == nil {
-		_, err = keep(st.Blobs, document)
+		_, err = keep(st.Blobs, pins, document)
 	}
 	if err != nil {
 		return fmt.Errorf("seal %s: %w", r.Name, err)

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/regfs/regfs/cas"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/intake"
 	"github.com/regfs/regfs/layout"
@@ -30,6 +31,7 @@ type fixture struct {
 	*testing.T
 	*store.Store
 	release *index.Release
+	pins    *cas.Pins
 }
 
 func setup(t *testing.T) *fixture {
@@ -50,6 +52,7 @@ func (f *fixture) open(dir string, create bool) {
 	if create {
 		f.must(f.Index.Create("v1"))
 	}
+	f.pins = f.Blobs.NewPins("a test")
 	f.release, err = f.Index.Open("v1")
 	f.must(err)
 }
@@ -84,7 +87,7 @@ func (f *fixture) put(content, mediaType string) v1.Descriptor {
 }
 
 func (f *fixture) in() intake.Intake {
-	return intake.Intake{Blobs: f.Blobs, Index: f.Index, Release: f.release, Log: slog.New(slog.DiscardHandler),
+	return intake.Intake{Blobs: f.Blobs, Pins: f.pins, Index: f.Index, Release: f.release, Log: slog.New(slog.DiscardHandler),
 		Finds: func(d digest.Digest) error { _, err := f.Blobs.Stat(d); return err }}
 }
 
@@ -283,7 +286,7 @@ func TestCrashBetweenDocumentAndRecord(t *testing.T) {
 	f.push("app", "1", "base")
 	document, err := Compose(f.Store, f.release)
 	f.must(err)
-	_, err = keep(f.Blobs, document)
+	_, err = keep(f.Blobs, f.Blobs.NewPins("a test"), document)
 	f.must(err)
 	f.reopen()
 	if f.release.Sealed() != "" {

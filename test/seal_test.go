@@ -99,6 +99,15 @@ func sealedMount(t *testing.T, s store, release imagetest.Release, d string) {
 	}
 	sameSet(t, "the mount after all that", dumpDir(t, m.dir), before)
 	want(t, "sealing what is mounted, and sealed", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
+	if !strings.Contains(t.Name(), overlayTest) { // which needs no server
+		ok(t, syscall.Kill(s.server(), syscall.SIGKILL))
+		if !within(mountTime, func() bool { return m.says("mount restored") }) {
+			t.Fatal("the mount does not come back")
+		}
+		if err := os.Mkdir(m.path("new"), 0o755); !errors.Is(err, syscall.EROFS) {
+			t.Errorf("mkdir on a mount that was restored: %v, want EROFS", err)
+		}
+	}
 	m.stop(syscall.SIGTERM)
 	want(t, "digest after it was mounted", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
 	s.must(t, "verify", "v1.0")
@@ -192,4 +201,102 @@ func sealedDamage(t *testing.T, s store, d string) {
 	want(t, "the document is lost", s.regfs(t, "verify", "v1.0").code, damage)
 	want(t, "and comes back", strings.TrimSpace(s.must(t, "release", "seal", "v1.0")), d)
 	s.must(t, "verify", "v1.0")
+}
+
+// TestReleaseIsAValue forks, tags and renames what was sealed.
+func TestReleaseIsAValue(t *testing.T) {
+	releases := synthetic(t)
+	s := newStore(t, "v1.0")
+	pushThrough(t, s, registrytest.V31, releases[0])
+	d := strings.TrimSpace(s.must(t, "release", "seal", "v1.0"))
+	before := diskUsage(t, string(s)+"/docker")
+	s.must(t, "release", "fork", "v1.0", "v1.0.1")
+	want(t, "bytes of blobs after a fork", diskUsage(t, string(s)+"/docker"), before)
+	want(t, "a fork, sealed", strings.TrimSpace(s.must(t, "release", "seal", "v1.0.1")), d)
+	s.must(t, "release", "fork", "v1.0.1", "next")
+	first := releases[0].Images[0]
+	s.refuses(t, 1, []string{"is sealed", "release fork v1.0 NEW"}, "tag", "v1.0", first.Ref(), first.Repository+":moved")
+	s.refuses(t, 1, []string{"is sealed"}, "untag", "v1.0", first.Ref())
+	s.refuses(t, 1, []string{"exists already"}, "release", "fork", "v1.0", "next")
+	s.refuses(t, 1, []string{"exists already"}, "release", "rename", "next", "v1.0")
+	s.refuses(t, 1, []string{"no release none"}, "release", "rename", "none", "v2")
+	s.refuses(t, 2, []string{"bad release name"}, "release", "rename", "next", "../../etc")
+	s.refuses(t, 2, []string{"bad release name"}, "release", "fork", "next", "..")
+	s.refuses(t, 1, []string{"no image none:1"}, "tag", "next", "none:1", "none:2")
+	s.refuses(t, 1, []string{"no image"}, "tag", "next", first.Repository+"@"+digest.FromString("x").String(), "none:2")
+	s.refuses(t, 2, []string{"no image of a release"}, "tag", "next", "no-tag", "none:2")
+	s.refuses(t, 2, []string{"a tag is wanted"}, "tag", "next", first.Ref(), first.Repository+"@"+digest.FromString("x").String())
+	s.refuses(t, 2, []string{"no image of a release"}, "tag", "next", first.Ref(), "../up:1")
+	s.must(t, "tag", "next", first.Ref(), first.Repository+":moved")
+	s.must(t, "tag", "next", first.Ref(), "another/repository:1")
+	s.must(t, "untag", "next", releases[0].Images[1].Ref(), "--image")
+	s.must(t, "release", "rename", "next", "v1.1")
+	s.refuses(t, 1, []string{"no release next"}, "ls", "next")
+	if d2 := strings.TrimSpace(s.must(t, "release", "seal", "v1.1")); d2 == d {
+		t.Error("another content has the same digest")
+	}
+	s.must(t, "verify", "v1.1")
+	s.must(t, "fsck")
+	m := s.mount(t, "v1.1")
+	s.refuses(t, 1, []string{"mounted at"}, "release", "rename", "v1.1", "v1.2")
+	r := serve(t, registrytest.V31, m.dir, nil)
+	part := releases[0]
+	part.Images = append(slices.Clone(part.Images[:1]), part.Images[2:]...)
+	verify(t, r, part)
+	renamed := part.Images[0]
+	for _, name := range []string{renamed.Repository + ":moved", "another/repository:1"} {
+		registrytest.Crane(t, "validate", "--remote", r.Addr()+"/"+name)
+	}
+	gone := releases[0].Images[1]
+	want(t, "tags of what was taken out", len(r.API(t).Tags(gone.Repository, 0, "").Names), 0)
+	r.Stop()
+	m.stop(syscall.SIGTERM)
+	s.must(t, "release", "rename", "v1.0", "first")
+	want(t, "digest under another name", strings.TrimSpace(s.must(t, "release", "seal", "first")), d)
+	s.must(t, "verify", "first")
+}
+
+// TestSealWithUploadPending: what a client has not finished is no part of what is
+// sealed, and stays where it is.
+func TestSealWithUploadPending(t *testing.T) {
+	release := synthetic(t)[0]
+	s := newStore(t, "v1.0", "plain")
+	pushThrough(t, s, registrytest.V31, release)
+	other := release
+	other.Name = "plain"
+	pushThrough(t, s, registrytest.V31, other)
+	m := s.mount(t, "v1.0")
+	r := serve(t, registrytest.V31, m.dir, nil)
+	resp, err := r.Client().Post(r.URL()+"/v2/pending/blobs/uploads/", "", nil)
+	ok(t, err)
+	ok(t, resp.Body.Close())
+	want(t, "status", resp.StatusCode, 202)
+	r.Stop()
+	m.stop(syscall.SIGTERM)
+	d := s.must(t, "release", "seal", "v1.0")
+	want(t, "digest of the same without an upload", s.must(t, "release", "seal", "plain"), d)
+	m = s.mount(t, "v1.0")
+	uploads, err := filepath.Glob(m.path("docker/registry/v2/repositories/pending/_uploads/*"))
+	ok(t, err)
+	want(t, "uploads on the mount", len(uploads), 1)
+	if err := os.RemoveAll(uploads[0]); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("an upload is removed: %v, want EROFS", err)
+	}
+	m.stop(syscall.SIGTERM)
+	s.must(t, "verify", "v1.0")
+
+	t.Chdir(t.TempDir())
+	ok(t, os.Mkdir("v1.0", 0o755))
+	s.refuses(t, 2, []string{"a release in the store, and a file here", "./v1.0"}, "verify", "v1.0")
+	s.refuses(t, 1, []string{"no registry's storage"}, "verify", "./v1.0")
+	s.refuses(t, 1, []string{"no release v0.9"}, "verify", "v0.9")
+	s.refuses(t, 2, []string{"no digest of a release"}, "verify", "--digest", "5f70", "v1.0")
+	s.refuses(t, 2, []string{"--exact is for --digest"}, "verify", "--exact", "v1.0")
+	s.refuses(t, 3, []string{"not whole", "it has no image"}, "release", "seal", func() string { s.must(t, "release", "create", "empty"); return "empty" }())
+	s.refuses(t, 1, []string{"is not sealed"}, "release", "show", "empty", "--document")
+}
+
+func diskUsage(t *testing.T, dir string) string {
+	t.Helper()
+	return strings.Fields(command(t, "du", "-sb", dir))[0]
 }

@@ -16,7 +16,7 @@ func (c *command) releaseCmd() *cobra.Command {
 		Use:   "release",
 		Short: "Make, seal, list and remove releases",
 	}
-	cmd.AddCommand(c.releaseCreateCmd(), c.releaseLsCmd(), c.releaseSealCmd(), c.releaseShowCmd(), c.releaseRmCmd())
+	cmd.AddCommand(c.releaseCreateCmd(), c.releaseLsCmd(), c.releaseSealCmd(), c.releaseShowCmd(), c.releaseForkCmd(), c.releaseRenameCmd(), c.releaseRmCmd())
 	return group(cmd)
 }
 

@@ -52,8 +52,8 @@ catalog see one release only.`,
 	root.PersistentFlags().StringVar(&c.dir, "store", storeFromEnv(), "the store's directory; $REGFS_STORE if set")
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "log what happens, not only what goes wrong")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
-	root.AddCommand(c.initCmd(), c.releaseCmd(), c.mountCmd(), c.umountCmd(), c.syncCmd(), c.lsCmd(), c.diffCmd(), c.planCmd(), c.importCmd(), c.exportCmd(), c.verifyCmd(),
-		c.gcCmd(), c.statusCmd(), c.fsckCmd(), c.serveCmd(), benchCmd(), versionCmd())
+	root.AddCommand(c.initCmd(), c.releaseCmd(), c.mountCmd(), c.umountCmd(), c.syncCmd(), c.lsCmd(), c.diffCmd(), c.planCmd(), c.importCmd(), c.exportCmd(), c.tagCmd(), c.untagCmd(),
+		c.verifyCmd(), c.gcCmd(), c.statusCmd(), c.fsckCmd(), c.serveCmd(), benchCmd(), versionCmd())
 	return group(root)
 }
 
