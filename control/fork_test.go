@@ -103,3 +103,32 @@ func TestClaim(t *testing.T) {
 	_, err = s.claim("v1", "seal")
 	wantError(t, err, syscall.EBUSY, "mounted at /nowhere", "umount it first")
 }
+
+// Nothing else is done to a release while an import goes into it, and nobody
+// imports into what is sealed.
+func TestImportAndSeal(t *testing.T) {
+	dir := newStore(t)
+	c, i := importInto(t, dir)
+	_, err := c.Seal(t.Context(), "v1")
+	wantError(t, err, syscall.EBUSY, "import into it is under way")
+	wantError(t, c.Rename(t.Context(), "v1", "v2"), syscall.EBUSY, "import into it is under way")
+	ok(t, i.Close())
+	_, err = c.Seal(t.Context(), "v1")
+	wantError(t, err, ErrIncomplete, "it has no image")
+}
+
+// A collection goes by the names of releases, and so none is renamed meanwhile.
+func TestRenameAndCollect(t *testing.T) {
+	dir := newStore(t)
+	st, err := store.Open(dir, quiet)
+	ok(t, err)
+	defer st.Close()
+	s := NewServer(st, quiet)
+	ok(t, s.beginCollecting())
+	wantError(t, s.beginRenaming(), syscall.EBUSY, "garbage is being collected")
+	s.endCollecting()
+	ok(t, s.beginRenaming())
+	wantError(t, s.beginCollecting(), syscall.EBUSY, "being renamed")
+	s.endRenaming()
+	ok(t, s.beginCollecting())
+}

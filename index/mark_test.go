@@ -208,3 +208,22 @@ func TestRemoveRelease(t *testing.T) {
 	ok(t, db.Create("v1.0"))
 	equal(t, "made anew", len(openRelease(t, db, "v1.0").Dirs()), 0)
 }
+
+// A sealed release needs its document, and says so of one that is about to go.
+func TestMarkKeepsDocuments(t *testing.T) {
+	db := openDB(t, t.TempDir())
+	ok(t, db.Create("v1"))
+	r := openRelease(t, db, "v1")
+	ok(t, r.LinkManifest("a", dg("m"), Facts{dg("m"): image("l")}))
+	before := markOf(t, db)
+	_, err := r.Seal(func() (digest.Digest, error) { return dg("document"), nil })
+	ok(t, err)
+	m := markOf(t, db)
+	equal(t, "needed", m.needed("m", "l", "document", "other"), []string{"m", "l", "document"})
+	equal(t, "without the release", len(markOf(t, db, "v1").needed("m", "document")), 0)
+	equal(t, "manifests of which nothing is known", len(m.Unknown()), 0)
+	var inUse *InUseError
+	if err := db.RemoveBlobs(before, []digest.Digest{dg("document")}); !errors.As(err, &inUse) {
+		t.Errorf("remove the document: %v", err)
+	}
+}

@@ -246,8 +246,14 @@ func (r *marking) revision(release int32, rest, value []byte) error {
 	return err
 }
 
-// need follows the linked manifests down to their layers.
+// need follows the linked manifests down to their layers. A sealed release
+// needs its document, too, which no manifest names.
 func (r *marking) need() error {
+	for release, marked := range r.mark.releases {
+		if marked.Document != "" {
+			r.visit(int32(release), r.mark.digests.number([]byte(marked.Document)), false)
+		}
+	}
 	for release, roots := range r.roots {
 		for _, top := range roots {
 			if r.visits++; r.visits%1024 == 0 && r.ctx.Err() != nil {

@@ -200,7 +200,7 @@ func (r *Release) needsOneOf(blobs []digest.Digest) (digest.Digest, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, d := range blobs {
-		if b, ok := r.blobs.all[d]; ok && b.needs > 0 {
+		if b, ok := r.blobs.all[d]; ok && b.needs > 0 || d == r.sealed {
 			return d, true
 		}
 	}

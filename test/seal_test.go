@@ -256,6 +256,32 @@ func TestReleaseIsAValue(t *testing.T) {
 	s.must(t, "verify", "first")
 }
 
+// TestSealedReleaseTravels: what is imported from an export, or from a patch over
+// what was imported, is the release of the same digest, and a sealed one takes no
+// import.
+func TestSealedReleaseTravels(t *testing.T) {
+	releases := synthetic(t)
+	s, out := newStore(t), t.TempDir()
+	var digests []string
+	for _, release := range releases {
+		s.must(t, "release", "create", release.Name)
+		pushThrough(t, s, registrytest.V31, release)
+		digests = append(digests, s.must(t, "release", "seal", release.Name))
+	}
+	full, patch := filepath.Join(out, "v1.0.tar"), filepath.Join(out, "patch.tar")
+	s.must(t, "export", "v1.0", "-o", full)
+	s.must(t, "export", "v1.1", "--base", "v1.0", "-o", patch)
+	other := newStore(t)
+	for i, file := range []string{full, patch} {
+		other.must(t, "import", "--create", releases[i].Name, file)
+		want(t, "digest of what was imported as "+releases[i].Name, other.must(t, "release", "seal", releases[i].Name), digests[i])
+	}
+	other.refuses(t, 1, []string{"is sealed", "release fork v1.0 NEW"}, "import", "v1.0", full)
+	other.must(t, "release", "fork", "v1.0", "both")
+	other.must(t, "import", "both", full)
+	want(t, "digest when it was imported over itself", other.must(t, "release", "seal", "both"), digests[0])
+}
+
 // TestSealWithUploadPending: what a client has not finished is no part of what is
 // sealed, and stays where it is.
 func TestSealWithUploadPending(t *testing.T) {
@@ -294,6 +320,27 @@ func TestSealWithUploadPending(t *testing.T) {
 	s.refuses(t, 2, []string{"--exact is for --digest"}, "verify", "--exact", "v1.0")
 	s.refuses(t, 3, []string{"not whole", "it has no image"}, "release", "seal", func() string { s.must(t, "release", "create", "empty"); return "empty" }())
 	s.refuses(t, 1, []string{"is not sealed"}, "release", "show", "empty", "--document")
+}
+
+// TestSealedReleaseIsNoGarbage: a collection leaves a document as long as one
+// release is sealed with it, and takes it then.
+func TestSealedReleaseIsNoGarbage(t *testing.T) {
+	release := synthetic(t)[0]
+	s := newStore(t, "v1.0")
+	pushThrough(t, s, registrytest.V31, release)
+	d := strings.TrimSpace(s.must(t, "release", "seal", "v1.0"))
+	s.must(t, "release", "fork", "v1.0", "twin")
+	want(t, "digest of the twin", strings.TrimSpace(s.must(t, "release", "seal", "twin")), d)
+	want(t, "blobs that went", s.collect(t, "--grace", "0s").Removed.Blobs, 0)
+	s.must(t, "release", "rm", "v1.0")
+	want(t, "blobs that went", s.collect(t, "--grace", "0s").Removed.Blobs, 0)
+	s.must(t, "verify", "twin")
+	s.must(t, "release", "fork", "twin", "open")
+	s.must(t, "release", "rm", "twin")
+	want(t, "blobs that went with the last sealed one", s.collect(t, "--grace", "0s").Removed.Blobs, 1)
+	want(t, "the document comes back", strings.TrimSpace(s.must(t, "release", "seal", "open")), d)
+	s.must(t, "verify", "open")
+	s.must(t, "fsck")
 }
 
 func diskUsage(t *testing.T, dir string) string {
