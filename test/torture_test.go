@@ -314,6 +314,13 @@ func (o *ordeal) recover(p plan) (losses []loss) {
 	}
 	o.recovery = time.Since(begun)
 	losses = o.leftovers()
+	if o.onOverlay() {
+		// Registry 2.8 writes links in place. One that was stopped in between stumbles
+		// over what it has left, on any disk, until that is put aside.
+		if res := o.store.regfs(o.t, "sync", "v1"); res.code != 0 && res.code != damage {
+			o.t.Errorf("sync: exit code %d: %s", res.code, res.stderr)
+		}
+	}
 	o.serve()
 	return losses
 }
@@ -322,11 +329,13 @@ func (o *ordeal) recover(p plan) (losses []loss) {
 // in blobs itself, so there it is left to the end of the ordeal to look.
 func (o *ordeal) leftovers() []loss {
 	o.t.Helper()
-	if strings.Contains(o.t.Name(), "/"+overlayTest) {
+	if o.onOverlay() {
 		return nil
 	}
 	return o.store.leftovers(o.t)
 }
+
+func (o *ordeal) onOverlay() bool { return strings.Contains(o.t.Name(), "/"+overlayTest) }
 
 // check looks for all that was acknowledged, and pulls the images of this
 // round, or all of them.
