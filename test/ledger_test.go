@@ -94,6 +94,13 @@ func (rec *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
+// counts returns how many manifests were acknowledged and removed in all.
+func (l *ledger) counts() (acknowledged, removed int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.acknowledged, l.removed
+}
+
 // asked notes a request. What it returns notes that it was acknowledged.
 func (l *ledger) asked(req *http.Request) (kind string, acknowledged func(), err error) {
 	path := strings.TrimPrefix(req.URL.Path, "/v2/")

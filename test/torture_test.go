@@ -218,7 +218,7 @@ func (o *ordeal) round() []loss {
 // load runs the pushers until the crash.
 func (o *ordeal) load(p plan) {
 	o.t.Helper()
-	acknowledged, removed := o.ledger.acknowledged, o.ledger.removed
+	acknowledged, removed := o.ledger.counts()
 	reached := o.ledger.begin(p.answers)
 	pushers := startPushers(o.t, o.registry, o.ledger, o.release.Dir, o.queue, p.seed)
 	defer func() { o.queue = pushers.stop() }()
@@ -251,8 +251,9 @@ func (o *ordeal) load(p plan) {
 	for _, kind := range under {
 		o.underWay[kind]++
 	}
-	o.acknowledged += o.ledger.acknowledged - acknowledged
-	o.removed += o.ledger.removed - removed
+	acknowledgedNow, removedNow := o.ledger.counts()
+	o.acknowledged += acknowledgedNow - acknowledged
+	o.removed += removedNow - removed
 }
 
 // crashRecovery starts a server, and crashes before it is done.
