@@ -121,11 +121,13 @@ func layOutLink(s *store.Store, p index.Pair) error {
 	return writeLink(filepath.Join(linksDir(s.Dir), layout.LayerLinkPath(p.Repository, p.Digest)), p.Digest)
 }
 
-// writeLink makes a link appear whole. One that is there is right, unless the
-// power failed before it was on the disk.
+// writeLink makes a link appear whole. One that is there may be empty, or all
+// zeros, if the power failed before it was on the disk.
 func writeLink(path string, d digest.Digest) error {
-	if info, err := os.Lstat(path); err == nil && info.Size() == int64(len(d)) {
-		return nil
+	if info, err := os.Lstat(path); err == nil && info.Mode().IsRegular() && info.Size() == int64(len(d)) {
+		if have, err := os.ReadFile(path); err == nil && string(have) == d.String() {
+			return nil
+		}
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err

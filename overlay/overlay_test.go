@@ -378,6 +378,34 @@ func TestLinksGrow(t *testing.T) {
 	}
 }
 
+// TestLinksAfterPowerLoss: links that were being laid out when the power failed
+// may be empty, or have their size and be zeros.
+func TestLinksAfterPowerLoss(t *testing.T) {
+	s := newStore(t, "v1")
+	img := newImage("one", 2)
+	o := laidOut(t, s, "v1")
+	o.push(t, "repo", "v1", img)
+	_, err := o.Finish()
+	ok(t, err)
+	path := func(d digest.Digest) string { return filepath.Join(linksDir(s.Dir), layout.LayerLinkPath("repo", d)) }
+	n := 0
+	for d := range img.blobs {
+		ok(t, os.MkdirAll(filepath.Dir(path(d)), 0o755))
+		ok(t, os.WriteFile(path(d), make([]byte, len(d)*(n%2)), 0o644))
+		n++
+	}
+	ok(t, layOut(s))
+	right := 0
+	for d := range img.blobs {
+		if content, _ := os.ReadFile(path(d)); string(content) == d.String() {
+			right++
+		}
+	}
+	if right != 3 {
+		t.Errorf("%d links of 3 are right: two layers and a config", right)
+	}
+}
+
 // TestCheck: a store on an overlay is refused with what to do.
 func TestCheck(t *testing.T) {
 	s := newStore(t)
