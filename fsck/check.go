@@ -16,7 +16,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -57,7 +56,7 @@ func Check(ctx context.Context, st *store.Store) (*Report, error) {
 			return nil, err
 		}
 	}
-	c.directories(releases)
+	c.directories()
 	c.files()
 	c.report.Releases = len(releases)
 	c.report.sort()
@@ -206,25 +205,34 @@ func (c *check) links(r *index.Release, inv *export.Inventory) {
 
 // directories holds the releases' directories, and the snapshots in them,
 // against the releases.
-func (c *check) directories(releases []index.Info) {
+func (c *check) directories() {
 	entries, err := os.ReadDir(filepath.Join(c.store.Dir, "releases"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		c.report.add(Finding{Kind: Release, Damage: true, Object: "releases", Problem: err.Error()})
 	}
-	changes, err := c.store.Index.Changes()
-	if err != nil {
-		return // and Verify has said why
-	}
 	for _, e := range entries {
-		known := slices.ContainsFunc(releases, func(r index.Info) bool { return r.Name == e.Name() })
-		c.directory(e.Name(), known, changes)
+		// Asked after the directories were listed: a release is made before its
+		// directory, and goes after it.
+		known, err := c.store.Index.HasRecord(e.Name())
+		if err != nil {
+			return // and Verify has said why
+		}
+		c.directory(e.Name(), known)
 	}
 }
 
-func (c *check) directory(name string, known bool, changes uint64) {
+func (c *check) directory(name string, known bool) {
 	s, err := snapshot.Read(c.store.Dir, name)
+	// Asked after the snapshot was read: it may have been taken this moment.
+	changes, unknown := c.store.Index.Changes()
+	if unknown != nil {
+		return // and Verify has said why
+	}
 	switch {
 	case !known && err != nil:
+		if _, err := os.Lstat(filepath.Join(c.store.Dir, store.ReleaseDir(name))); hasNo(err) {
+			return // it was removed this moment
+		}
 		c.report.add(Finding{Kind: Release, Object: filepath.Join("releases", name), Problem: "the index has no release of that name"})
 	case !known:
 		c.report.add(Finding{Kind: Release, Damage: true, Object: "release " + name,
@@ -236,6 +244,24 @@ func (c *check) directory(name string, known bool, changes uint64) {
 			Problem: fmt.Sprintf("the index was changed %d times, and %d times when the names were written down: it has lost something, or is an old copy",
 				changes, s.Changes)})
 	}
+}
+
+// Trust says whether the index has all that was written down beside the
+// releases; if not it is [index.ErrDamaged]. An index that has lost its last
+// changes is whole in itself, so [index.DB.Verify] finds nothing.
+func Trust(ctx context.Context, st *store.Store) error {
+	c := newCheck(ctx, st)
+	c.directories()
+	var lost []index.Damage
+	for _, f := range c.report.Findings {
+		if f.Damage {
+			lost = append(lost, index.Damage{Problem: f.Object + ": " + f.Problem})
+		}
+	}
+	if len(lost) > 0 {
+		return &index.DamagedError{Damage: lost}
+	}
+	return nil
 }
 
 // files looks at the store's files: modes, owners, and what does not belong.

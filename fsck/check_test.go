@@ -10,6 +10,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regfs/regfs/layout"
+	"github.com/regfs/regfs/snapshot"
 )
 
 func TestCleanStore(t *testing.T) {
@@ -129,4 +130,61 @@ func TestLostFacts(t *testing.T) {
 	f.put(`{"schemaVersion":2,"mediaType":"` + v1.MediaTypeImageManifest + `","config":{"digest":"` +
 		describe("config").Digest.String() + `","size":6}}`) // behind the release's back
 	f.finds(f.check(), Facts, late.Digest.String(), "not in the index", "v1 app@"+late.Digest.String())
+}
+
+// A release that is half removed is no damage, and no repair brings it back.
+func TestHalfRemovedReleaseStaysRemoved(t *testing.T) {
+	f := setup(t)
+	f.must(f.Index.Create("v2"))
+	f.must(snapshot.Save(f.Store, "v2"))
+	killed := errors.New("killed before the directory goes")
+	if err := f.Index.RemoveRelease(t.Context(), "v2", func() error { return killed }); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	f.clean()
+	f.repair()
+	if going, err := f.Index.Removing(); err != nil || len(going) != 1 {
+		t.Errorf("half removed: %v, %v", going, err)
+	}
+}
+
+// Nor is one that is half renamed.
+func TestHalfRenamedRelease(t *testing.T) {
+	f := setup(t)
+	f.must(f.Index.Create("v2"))
+	f.must(snapshot.Save(f.Store, "v2"))
+	killed := errors.New("killed before the directory is moved")
+	if err := f.Index.Rename("v2", "v3", func(string, string) error { return killed }); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	f.clean()
+	f.must(Trust(t.Context(), f.Store))
+}
+
+// Names that are written down while a check runs are no damage.
+func TestCheckBesideSnapshots(t *testing.T) {
+	f := setup(t)
+	release := f.in("v1").Release
+	done := make(chan error)
+	go func() {
+		var err error
+		for i := 0; i < 200 && err == nil; i++ {
+			err = errors.Join(release.AddDir("docker"), snapshot.Save(f.Store, "v1"))
+		}
+		done <- err
+	}()
+	for {
+		c := newCheck(t.Context(), f.Store)
+		if c.directories(); len(c.report.Findings) > 0 {
+			t.Errorf("found: %v", c.report.Findings)
+			f.must(<-done)
+			return
+		}
+		select {
+		case err := <-done:
+			f.must(err)
+			return
+		default:
+		}
+	}
 }

@@ -214,6 +214,16 @@ func (db *DB) Removing() ([]Info, error) {
 	return all, err
 }
 
+// HasRecord says whether a name is a release's, or that of one that is on its
+// way: being made, renamed or removed.
+func (db *DB) HasRecord(name string) (bool, error) {
+	_, _, err := db.record(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 func (db *DB) listReleases() (all, going []Info, err error) {
 	err = db.scan([]byte{keyRelease}, func(key, value []byte) error {
 		info, stands, err := decodeRelease(string(key[1:]), value)

@@ -58,14 +58,15 @@ type link struct {
 const maxSize = 4 * seal.MaxSize
 
 // Take takes a snapshot of a release. It waits until what was changed is on the
-// disk: nothing may be in a snapshot that a power loss could take from the
-// index. A manifest whose blob is not there has no place in it.
+// disk, the changes first of all that it counts: nothing may be in a snapshot
+// that a power loss could take from the index. A manifest whose blob is not
+// there has no place in it.
 func Take(db *index.DB, r *index.Release, blobs *cas.Store) (*Snapshot, error) {
-	if err := r.Sync(); err != nil {
-		return nil, err
-	}
 	changes, err := db.Changes()
 	if err != nil {
+		return nil, err
+	}
+	if err := r.Sync(); err != nil {
 		return nil, err
 	}
 	names := r.Names()
