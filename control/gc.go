@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/regfs/regfs/cas"
+	"github.com/regfs/regfs/fsck"
 	"github.com/regfs/regfs/gc"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/mountpoint"
@@ -120,8 +121,13 @@ func (s *Server) endCollecting() {
 	s.leaveIfIdle()
 }
 
-// runGC removes releases first, then what nobody needs any more.
+// runGC removes releases first, then what nobody needs any more. Before either
+// the index is held against itself and what was written down: a release that is
+// gone cannot be brought back, and a blob neither.
 func (s *Server) runGC(ctx context.Context, req GCRequest, tell func(GCNews)) error {
+	if err := s.trustIndex(ctx, req.Keep != nil); err != nil {
+		return failedGC(err)
+	}
 	remove, err := s.releasesToGo(req.Keep)
 	if err != nil {
 		return err
@@ -168,6 +174,16 @@ func (s *Server) runGC(ctx context.Context, req GCRequest, tell func(GCNews)) er
 	}
 	tell(GCNews{End: &GCEnd{gone}})
 	return nil
+}
+
+// trustIndex verifies the index before releases go; else the run does so.
+func (s *Server) trustIndex(ctx context.Context, releases bool) error {
+	if releases {
+		if err := s.store.Index.Verify(ctx); err != nil {
+			return err
+		}
+	}
+	return fsck.Trust(ctx, s.store)
 }
 
 // failedGC says what went wrong, and of which kind it is.

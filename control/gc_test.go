@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/gc"
+	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/store"
 )
 
@@ -95,4 +98,68 @@ func TestGC(t *testing.T) {
 			wantError(t, c.RemoveRelease(t.Context(), "v1", false), fs.ErrNotExist, "v1")
 		})
 	}
+}
+
+// What the index does not say may be needed. One that is an old copy, or lacks
+// the end of its log, is whole in itself; what is written down beside the
+// releases knows better.
+func TestGCWithAnIndexInDoubt(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		damage func(dir, old string)
+		says   string
+	}{
+		{"an old copy", func(dir, old string) {
+			ok(t, os.RemoveAll(dir))
+			ok(t, os.Rename(old, dir))
+		}, "v3: not in the index"},
+		{"a byte is flipped", func(dir, _ string) {
+			tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
+			ok(t, err)
+			data, err := os.ReadFile(tables[0])
+			ok(t, err)
+			data[20] ^= 1
+			ok(t, os.WriteFile(tables[0], data, 0o600))
+		}, "a table's block"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := newStore(t)
+			at, old := filepath.Join(dir, "index"), filepath.Join(t.TempDir(), "old")
+			create(t, dir, "v1")
+			ok(t, os.CopyFS(old, os.DirFS(at)))
+			create(t, dir, "v2")
+			create(t, dir, "v3")
+			litter(t, dir, 3)
+			c.damage(at, old)
+			client := dial(t, dir)
+			err := client.GC(t.Context(), GCRequest{Keep: &Retention{}}, func(news GCNews) error {
+				t.Errorf("goes on: %+v", news)
+				return nil
+			})
+			wantError(t, err, index.ErrDamaged, c.says)
+			ok(t, client.Close())
+			s, err := store.Open(dir, quiet)
+			ok(t, err)
+			defer s.Close()
+			if _, err := s.Index.Open("v1"); err != nil {
+				t.Errorf("release v1: %v", err)
+			}
+			n := 0
+			for _, err := range s.Blobs.All() {
+				ok(t, err)
+				n++
+			}
+			if n != 3 {
+				t.Errorf("%d blobs are left", n)
+			}
+		})
+	}
+}
+
+// create makes a release, in a process of its own, as it were.
+func create(t *testing.T, dir, name string) {
+	t.Helper()
+	c := dial(t, dir)
+	ok(t, c.CreateRelease(t.Context(), name))
+	ok(t, c.Close())
 }
