@@ -63,11 +63,8 @@ func (r *Rebuilt) Err() error {
 // have the store. Until all is done, the old index is the store's.
 func Rebuild(ctx context.Context, dir string, log *slog.Logger) (*Rebuilt, error) {
 	b := rebuilding{ctx: ctx, dir: dir, log: log, out: &Rebuilt{Releases: []RebuiltRelease{}}}
-	if err := b.readSnapshots(); err != nil {
-		return nil, err
-	}
 	var err error
-	if b.store, err = store.Renew(dir, b.changes(), log); err != nil {
+	if b.store, err = store.Renew(dir, b.readSnapshots, log); err != nil {
 		return nil, err
 	}
 	defer b.store.Close()
@@ -77,11 +74,7 @@ func Rebuild(ctx context.Context, dir string, log *slog.Logger) (*Rebuilt, error
 	if b.out.Aside, err = b.store.Replace(log); err != nil {
 		return nil, err
 	}
-	for _, r := range b.out.Releases {
-		if err := snapshot.Save(b.store, r.Name); err != nil && r.Problem == "" {
-			log.Error("names are not written down", "err", err)
-		}
-	}
+	b.writeDown()
 	b.out.Report, err = Check(ctx, b.store)
 	return b.out, err
 }
@@ -98,13 +91,14 @@ type rebuilding struct {
 	out       *Rebuilt
 }
 
-// readSnapshots reads what is in the releases' directories.
-func (b *rebuilding) readSnapshots() error {
+// readSnapshots reads what is in the releases' directories, and says how often
+// the lost index was changed at least.
+func (b *rebuilding) readSnapshots() (changes uint64, err error) {
 	b.snapshots, b.problems = make(map[string]*snapshot.Snapshot), make(map[string]string)
 	b.written = make(map[string]time.Time)
 	entries, err := os.ReadDir(filepath.Join(b.dir, "releases"))
 	if err != nil && !os.IsNotExist(err) {
-		return fmt.Errorf("rebuild index: %w", err)
+		return 0, fmt.Errorf("rebuild index: %w", err)
 	}
 	for _, e := range entries {
 		if !e.IsDir() || index.ValidRelease(e.Name()) != nil {
@@ -119,19 +113,35 @@ func (b *rebuilding) readSnapshots() error {
 			b.problems[e.Name()] = reason(err)
 		default:
 			b.snapshots[e.Name()] = s
+			changes = max(changes, s.Changes)
 			if stat, err := os.Stat(filepath.Join(b.dir, store.SnapshotFile(e.Name()))); err == nil {
 				b.written[e.Name()] = stat.ModTime().UTC()
 			}
 		}
 	}
-	return nil
+	return changes, nil
 }
 
-func (b *rebuilding) changes() (most uint64) {
-	for _, s := range b.snapshots {
-		most = max(most, s.Changes)
+// writeDown takes the snapshots of the new index. One that could not be read is
+// put aside before: somebody may make something of it, or the disk may read it
+// another time.
+func (b *rebuilding) writeDown() {
+	for i := range b.out.Releases {
+		r := &b.out.Releases[i]
+		var err error
+		if r.Problem != "" {
+			var kept string
+			if kept, err = snapshot.PutAside(b.dir, r.Name); kept != "" {
+				r.Problem += "; it is kept in " + kept
+			}
+		}
+		if err == nil {
+			err = snapshot.Save(b.store, r.Name)
+		}
+		if err != nil {
+			b.log.Error("names are not written down", "err", err)
+		}
 	}
-	return most
 }
 
 func (b *rebuilding) fill() error {

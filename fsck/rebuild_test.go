@@ -253,6 +253,41 @@ func TestRebuildWithoutSnapshot(t *testing.T) {
 	}
 }
 
+// Names that cannot be read are kept: the new ones are fewer.
+func TestRebuildKeepsDamagedSnapshot(t *testing.T) {
+	f := shipped(t)
+	before := f.sums()
+	dir := f.shut()
+	file := filepath.Join(dir, store.SnapshotFile("v1"))
+	whole, err := os.ReadFile(file)
+	f.must(err)
+	f.must(os.Truncate(file, int64(len(whole)-10)))
+	var kept string
+	for range 2 { // the second time, the names are those of an empty release
+		f.must(os.RemoveAll(filepath.Join(dir, "index")))
+		rebuilt, err := Rebuild(t.Context(), dir, quiet)
+		f.must(err)
+		for _, r := range rebuilt.Releases {
+			if _, name, ok := strings.Cut(r.Problem, "it is kept in "); ok {
+				kept = filepath.Join(dir, name)
+			}
+		}
+	}
+	if data, err := os.ReadFile(kept); err != nil || string(data) != string(whole[:len(whole)-10]) {
+		t.Fatalf("%q: %d of %d bytes, %v", kept, len(data), len(whole), err)
+	}
+	// A person has mended it.
+	f.must(os.WriteFile(file, whole, 0o600))
+	f.must(os.RemoveAll(filepath.Join(dir, "index")))
+	rebuilt, err := Rebuild(t.Context(), dir, quiet)
+	f.must(err)
+	f.must(rebuilt.Err())
+	f.open(dir)
+	if after := f.sums(); after["v1"] != before["v1"] || after["v2"] != before["v2"] {
+		t.Errorf("exports differ: %v, before %v", after, before)
+	}
+}
+
 // No server may run.
 func TestRebuildUnderServer(t *testing.T) {
 	f := setup(t)
@@ -267,7 +302,7 @@ func TestRebuildInterrupted(t *testing.T) {
 	f := shipped(t)
 	before := f.sums()
 	dir := f.shut()
-	st, err := store.Renew(dir, 0, quiet)
+	st, err := store.Renew(dir, func() (uint64, error) { return 0, nil }, quiet)
 	f.must(err)
 	f.must(st.Index.Create("half"))
 	f.must(st.Close()) // killed here

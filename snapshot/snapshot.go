@@ -129,6 +129,20 @@ func (s *Snapshot) write(name string) error {
 	return store.SyncDir(filepath.Dir(filepath.Dir(name))) // the release's directory may be new, too
 }
 
+// PutAside gives the snapshot of a release another name, which it returns; empty
+// if there is none.
+func PutAside(dir, release string) (name string, err error) {
+	name = filepath.Join(store.ReleaseDir(release), "snapshot-"+time.Now().UTC().Format("20060102T150405.000000000Z")+".json")
+	err = os.Rename(filepath.Join(dir, store.SnapshotFile(release)), filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("snapshot of release %s: %w", release, err)
+	}
+	return name, nil
+}
+
 func (s *Snapshot) encode() ([]byte, error) {
 	document, err := seal.Encode(s.Names)
 	if err != nil {

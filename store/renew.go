@@ -18,10 +18,14 @@ const newIndexDir = indexDir + ".new"
 
 // Renew locks a store and opens it with a new, empty index, in place of one that
 // may not even open. It becomes the store's by [Store.Replace]; until then the
-// old one is, also after a crash. The new one is not older than the change that
-// is given.
-func Renew(dir string, changes uint64, log *slog.Logger) (*Store, error) {
+// old one is, also after a crash. Read is called when nobody else can change the
+// store any more, and says how many changes the new index is to count at least.
+func Renew(dir string, read func() (changes uint64, err error), log *slog.Logger) (*Store, error) {
 	return open(dir, log, func(s *Store) error {
+		changes, err := read()
+		if err != nil {
+			return err
+		}
 		f, err := readFormat(dir)
 		if err != nil {
 			return err

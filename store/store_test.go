@@ -307,3 +307,18 @@ func TestOthersMayWrite(t *testing.T) {
 		}
 	}
 }
+
+// What a new index is made of is read when nobody else can change it.
+func TestRenewReadsUnderLock(t *testing.T) {
+	dir := newStore(t)
+	read := errors.New("read")
+	_, err := Renew(dir, func() (uint64, error) {
+		if _, err := Open(dir, quiet); !errors.Is(err, ErrLocked) {
+			t.Errorf("another process opens it: %v", err)
+		}
+		return 0, read
+	}, quiet)
+	if !errors.Is(err, read) {
+		t.Errorf("got %v", err)
+	}
+}
