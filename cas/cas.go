@@ -73,11 +73,12 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
-// Close settles and closes the store.
+// Close settles and closes the store. What cannot be moved to its place, the
+// next process moves: it is durable.
 func (s *Store) Close() error {
-	err := s.Settle()
+	lost, _ := s.settle()
 	s.pending.close()
-	return errors.Join(err, s.dir.Close())
+	return errors.Join(lost, s.dir.Close())
 }
 
 // An Info describes a blob. ModTime is that of its file, usually the time at

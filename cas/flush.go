@@ -2,6 +2,7 @@ package cas
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"time"
@@ -38,13 +39,18 @@ func (s *Store) Flush() error {
 
 // Settle flushes, and returns when every blob whose Commit had returned before
 // is at its place, where other processes find it.
-func (s *Store) Settle() error {
+func (s *Store) Settle() error { return errors.Join(s.settle()) }
+
+// settle tells what is not durable from what is, and could not be moved: on a
+// full disk a place has no room for its directory. The latter is found where it
+// is, and the next process tries again.
+func (s *Store) settle() (lost, unplaced error) {
 	f := s.joinSettle()
 	if f == nil {
-		return nil
+		return nil, nil
 	}
 	<-f.settled
-	return errors.Join(f.err, f.unplaced)
+	return f.err, f.unplaced
 }
 
 // A flush brings blobs to the disk, for which many wait, and then to their
@@ -214,14 +220,25 @@ func (s *Store) syncNames() error {
 	return nil
 }
 
-func (s *Store) placeAll(batch []*pendingBlob) error {
-	var errs []error
+// placeAll says why the first one could not be moved, and of how many others.
+func (s *Store) placeAll(batch []*pendingBlob) (first error) {
+	others := 0
 	for _, b := range batch {
-		if b.durable {
-			errs = append(errs, s.place(b))
+		if !b.durable {
+			continue
+		}
+		switch err := s.place(b); {
+		case err == nil:
+		case first == nil:
+			first = err
+		default:
+			others++
 		}
 	}
-	return errors.Join(errs...)
+	if others > 0 {
+		first = fmt.Errorf("%w; %d others stay where they are, too", first, others)
+	}
+	return first
 }
 
 func (s *Store) syncDir(name string) error {

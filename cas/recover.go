@@ -62,7 +62,8 @@ func (s *Store) recoverPending() error {
 			return failure("discard", e.Name(), err)
 		}
 	}
-	return s.Settle()
+	lost, _ := s.settle()
+	return lost
 }
 
 // recover says whether a file is to stay.

@@ -45,6 +45,28 @@ func TestKilledWithBlobsPending(t *testing.T) {
 	}
 }
 
+// A disk that is full has no room for a blob's directory, and a server has to
+// come up there, and to leave in good order.
+func TestRecoveredBlobsThatCannotGoToTheirPlaces(t *testing.T) {
+	f := setup(t)
+	one, two := f.put("one"), f.put("two")
+	f.reopen()
+	f.write("docker", "no directory can be made here")
+	f.must(f.DiscardTemp())
+	f.mustFind(one)
+	f.mustFind(two)
+	if err := f.Settle(); err == nil || !strings.Contains(err.Error(), "; 1 others stay") {
+		t.Errorf("Settle says: %v", err)
+	}
+	f.must(f.Close())
+	f.reopen()
+	f.must(os.Remove(f.path("docker")))
+	f.must(f.DiscardTemp())
+	f.checkFile(blobPath(one), "one")
+	f.checkFile(blobPath(two), "two")
+	f.checkNoTemp()
+}
+
 // After a power loss what was not flushed may be anything.
 func TestPendingIsProven(t *testing.T) {
 	f := setup(t)
