@@ -126,7 +126,11 @@ func (db *DB) Syncs() uint64 { return db.wal.syncs.Load() }
 func (db *DB) Close() error {
 	db.writer.close()
 	space := db.writer.space
-	err := errors.Join(db.wal.close(), space.makeRoom(), db.badger.Close())
+	full := space.makeRoom()
+	err := errors.Join(db.wal.close(), db.badger.Close())
+	if err != nil { // else there was room enough
+		err = errors.Join(err, full)
+	}
 	space.takeBallast()
 	space.close()
 	return err

@@ -127,6 +127,28 @@ func TestNoRoomToOpen(t *testing.T) {
 	}
 }
 
+// Who has only read an index needs no room to close it.
+func TestNoRoomToClose(t *testing.T) {
+	dir := filepath.Join(smallDisk(t, "300M"), "index")
+	db, err := Open(dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if db, err = Open(dir, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(dir, ballastFile), 0); err != nil {
+		t.Fatal(err)
+	}
+	fillDisk(t, filepath.Dir(dir))
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBreakage(t *testing.T) {
 	b := newBreakage()
 	b.note(nil)
