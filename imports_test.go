@@ -22,7 +22,7 @@ var rooms = map[string][]string{
 	"cas":               {"layout", "beneath"},
 	"index":             {"manifest"},
 	"seal":              {"layout"},
-	"store":             {"cas", "index"},
+	"store":             {"beneath", "cas", "index"},
 	"intake":            {"layout", "manifest", "cas", "index"},
 	"tree":              {"layout", "intake", "cas", "index", "beneath"},
 	"fusefs":            {"tree", "cas"},

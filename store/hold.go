@@ -2,6 +2,7 @@ package store
 
 import (
 	"bufio"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/regfs/regfs/beneath"
 )
 
 // A Hold keeps blobs in a store that is open in no process of ours: a command
@@ -21,32 +24,54 @@ import (
 //
 // A new hold is one of all blobs, until [Hold.Only] says which.
 type Hold struct {
+	dir  *beneath.Dir // of all holds
 	file *os.File
 	name string
 }
 
 // NewHold makes a hold. Why is what it is for, in one line.
 func NewHold(dir, why string) (*Hold, error) {
-	h, err := newHold(filepath.Join(dir, holds), why)
+	h, err := newHold(dir, why)
 	if err != nil {
 		return nil, fmt.Errorf("hold blobs: %w", err)
 	}
 	return h, nil
 }
 
-func newHold(dir, why string) (*Hold, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, err
-	}
-	file, err := os.CreateTemp(dir, newHoldPrefix)
+func newHold(store, why string) (*Hold, error) {
+	dir, err := openHolds(store, true)
 	if err != nil {
 		return nil, err
 	}
-	h := &Hold{file: file, name: file.Name()}
+	h := &Hold{dir: dir, name: newHoldPrefix + rand.Text()}
+	if h.file, err = dir.OpenFile(h.name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+		dir.Close()
+		return nil, err
+	}
 	if err := h.show(why); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
+}
+
+// openHolds opens the directory of the holds, and no other that a link leads to:
+// in it, files are removed.
+func openHolds(dir string, make bool) (*beneath.Dir, error) {
+	store, err := beneath.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	if make {
+		if err := store.MkdirAll(holds, 0o700); err != nil {
+			return nil, &fs.PathError{Op: "make", Path: filepath.Join(dir, holds), Err: err}
+		}
+	}
+	sub, err := store.Sub(holds)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: filepath.Join(dir, holds), Err: err}
+	}
+	return sub, nil
 }
 
 // newHoldPrefix is that of a hold which is not locked yet.
@@ -61,9 +86,8 @@ func (h *Hold) show(why string) error {
 	if _, err := fmt.Fprintln(h.file, why); err != nil {
 		return err
 	}
-	dir, base := filepath.Split(h.name)
-	name := filepath.Join(dir, strings.TrimPrefix(base, newHoldPrefix))
-	if err := os.Rename(h.name, name); err != nil {
+	name := strings.TrimPrefix(h.name, newHoldPrefix)
+	if err := h.dir.Rename(h.name, name, 0); err != nil {
 		return err
 	}
 	h.name = name
@@ -87,7 +111,9 @@ func (h *Hold) Only(blobs []digest.Digest) error {
 }
 
 // Close ends the hold.
-func (h *Hold) Close() error { return errors.Join(os.Remove(h.name), h.file.Close()) }
+func (h *Hold) Close() error {
+	return errors.Join(h.dir.Unlink(h.name), h.file.Close(), h.dir.Close())
+}
 
 // A Held is a hold of another process.
 type Held struct {
@@ -98,22 +124,33 @@ type Held struct {
 
 // Held lists the holds there are, and removes those of processes that died.
 func (s *Store) Held() ([]Held, error) {
-	dir := filepath.Join(s.Dir, holds)
-	entries, err := os.ReadDir(dir)
+	all, err := held(s.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("holds: %w", err)
+	}
+	return all, nil
+}
+
+func held(store string) (all []Held, err error) {
+	dir, err := openHolds(store, false)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("holds: %w", err)
+		return nil, err
 	}
-	var all []Held
+	defer dir.Close()
+	entries, err := dir.ReadDir(".")
+	if err != nil {
+		return nil, err
+	}
 	for _, e := range entries {
-		if info, err := e.Info(); strings.HasPrefix(e.Name(), newHoldPrefix) && (err != nil || time.Since(info.ModTime()) < time.Minute) {
+		if strings.HasPrefix(e.Name(), newHoldPrefix) && isYoung(dir, e.Name()) {
 			continue // nobody goes by it yet
 		}
-		held, live, err := readHold(filepath.Join(dir, e.Name()))
+		held, live, err := readHold(dir, e.Name())
 		if err != nil {
-			return nil, fmt.Errorf("holds: %w", err)
+			return nil, &fs.PathError{Op: "read", Path: filepath.Join(store, holds, e.Name()), Err: err}
 		}
 		if live {
 			all = append(all, held)
@@ -122,17 +159,23 @@ func (s *Store) Held() ([]Held, error) {
 	return all, nil
 }
 
-func readHold(name string) (held Held, live bool, err error) {
-	file, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Held{}, false, nil // it has just ended
+func isYoung(dir *beneath.Dir, name string) bool {
+	stat, err := dir.Lstat(name)
+	return err != nil || time.Since(time.Unix(stat.Mtim.Unix())) < time.Minute
+}
+
+// readHold reads a hold, if it is one: what is no file is nobody's.
+func readHold(dir *beneath.Dir, name string) (held Held, live bool, err error) {
+	file, err := dir.OpenRegular(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, beneath.ErrNotRegular) {
+		return Held{}, false, nil // or it has just ended
 	}
 	if err != nil {
 		return Held{}, false, err
 	}
 	defer file.Close()
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err == nil {
-		return Held{}, false, ignoreMissing(os.Remove(name))
+		return Held{}, false, ignoreMissing(dir.Unlink(name))
 	}
 	held.All = true
 	lines := bufio.NewScanner(file)

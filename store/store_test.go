@@ -322,3 +322,59 @@ func TestRenewReadsUnderLock(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A hold is there as long as its process. Among the holds nothing else is
+// touched, nor is anything where a link leads.
+func TestHolds(t *testing.T) {
+	dir := newStore(t)
+	s, err := Open(dir, quiet)
+	ok(t, err)
+	defer s.Close()
+	held := func() []Held {
+		t.Helper()
+		all, err := s.Held()
+		ok(t, err)
+		return all
+	}
+	if all := held(); len(all) != 0 {
+		t.Errorf("nobody holds anything, but %v", all)
+	}
+	one := digest.FromString("one")
+	h, err := NewHold(dir, "an export")
+	ok(t, err)
+	if all := held(); len(all) != 1 || all[0].Why != "an export" || !all[0].All {
+		t.Errorf("held: %+v", all)
+	}
+	ok(t, h.Only([]digest.Digest{one}))
+	at := filepath.Join(dir, holds)
+	dead := filepath.Join(at, "dead")
+	ok(t, os.WriteFile(dead, []byte("killed\n"), 0o600))
+	ok(t, os.Symlink(filepath.Join(dir, formatFile), filepath.Join(at, "link")))
+	ok(t, os.MkdirAll(filepath.Join(at, "directory/in it"), 0o700))
+	ok(t, syscall.Mkfifo(filepath.Join(at, "fifo"), 0o600))
+	if all := held(); len(all) != 1 || all[0].All || len(all[0].Blobs) != 1 || all[0].Blobs[0] != one {
+		t.Errorf("held: %+v", all)
+	}
+	if _, err := os.Lstat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a dead process's hold: %v", err)
+	}
+	ok(t, h.Close())
+	if all := held(); len(all) != 0 {
+		t.Errorf("held: %+v", all)
+	}
+
+	ok(t, os.RemoveAll(at))
+	elsewhere := t.TempDir()
+	ok(t, os.WriteFile(filepath.Join(elsewhere, "file"), nil, 0o600))
+	ok(t, os.Symlink(elsewhere, at))
+	if _, err := s.Held(); !errors.Is(err, syscall.ELOOP) && !errors.Is(err, syscall.ENOTDIR) {
+		t.Errorf("a link: %v", err)
+	}
+	if h, err := NewHold(dir, "an export"); err == nil {
+		t.Error("a hold is made where a link leads")
+		ok(t, h.Close())
+	}
+	if _, err := os.Lstat(filepath.Join(elsewhere, "file")); err != nil {
+		t.Errorf("where the link leads: %v", err)
+	}
+}
