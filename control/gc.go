@@ -138,14 +138,11 @@ func (s *Server) runGC(ctx context.Context, req GCRequest, tell func(GCNews)) er
 			return err
 		}
 	}
-	run, err := gc.Collector{
+	run := gc.Collector{
 		Blobs: s.store.Blobs, Index: s.store.Index, Grace: req.Grace,
 		Unlink:   func(pairs []index.Pair) error { return overlay.RemoveLinks(s.store, pairs) },
 		LeaveOut: func(name string) bool { return req.DryRun && slices.Contains(remove, name) },
 	}.Begin()
-	if err != nil {
-		return fmt.Errorf("gc: %w", err)
-	}
 	defer run.End()
 	pins, err := s.pinHeld()
 	if err != nil {

@@ -113,7 +113,7 @@ func (f *fixture) collector(grace time.Duration) gc.Collector {
 // collect collects garbage whole, and holds what goes against the plan.
 func (f *fixture) collect(grace time.Duration) *gc.Plan {
 	f.T.Helper()
-	run := begin(f.T, f.collector(grace))
+	run := f.collector(grace).Begin()
 	defer run.End()
 	plan, err := run.Plan(f.T.Context())
 	ok(f.T, err)
@@ -145,13 +145,6 @@ func (f *fixture) remain(what string, names ...string) {
 	}
 }
 
-func begin(t *testing.T, c gc.Collector) *gc.Run {
-	t.Helper()
-	run, err := c.Begin()
-	ok(t, err)
-	return run
-}
-
 func keeps(p *gc.Plan, reason gc.Reason) (blobs int, details string) {
 	var all []string
 	for _, k := range p.Keep {
@@ -176,7 +169,7 @@ func TestReasons(t *testing.T) {
 	ok(t, err)
 	time.Sleep(20 * time.Millisecond) // the kernel's clock is coarse
 
-	run := begin(t, f.collector(time.Hour))
+	run := f.collector(time.Hour).Begin()
 	defer run.End()
 	time.Sleep(20 * time.Millisecond)
 	f.put("new")
@@ -226,7 +219,7 @@ func TestPinnedAfterThePlan(t *testing.T) {
 	defer v1.Close()
 	f.put("found", "linked", "layer", "garbage")
 	time.Sleep(20 * time.Millisecond)
-	run := begin(t, f.collector(0))
+	run := f.collector(0).Begin()
 	_, err := run.Plan(t.Context())
 	ok(t, err)
 	stays := f.Blobs.NewPins("stays")
@@ -262,7 +255,7 @@ func TestUnlinkFailureStopsTheSweep(t *testing.T) {
 		}
 		return fault
 	}
-	run := begin(t, c)
+	run := c.Begin()
 	_, err := run.Plan(t.Context())
 	ok(t, err)
 	if _, err := run.Sweep(t.Context(), func(gc.Amount) {}); !errors.Is(err, fault) {
@@ -286,7 +279,7 @@ func TestInterrupted(t *testing.T) {
 		f.put(fmt.Sprint(i))
 	}
 	time.Sleep(20 * time.Millisecond)
-	run := begin(t, f.collector(0))
+	run := f.collector(0).Begin()
 	_, err := run.Plan(t.Context())
 	ok(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -311,7 +304,7 @@ func TestDoubt(t *testing.T) {
 	f.put("garbage")
 	f.collect(0) // a manifest that is not there may need anything, and is no doubt
 	f.put("image", "layer")
-	run := begin(t, f.collector(0))
+	run := f.collector(0).Begin()
 	defer run.End()
 	var doubt *gc.DoubtError
 	if _, err := run.Plan(t.Context()); !errors.As(err, &doubt) {
@@ -485,4 +478,21 @@ func testModel(t *testing.T, seed uint64) {
 	m.pins = nil
 	m.collect(false)
 	f.remain("in the end", slices.Collect(maps.Keys(m.stored))...)
+}
+
+// A blob that cannot come to its place, as on a full disk, is no reason to
+// leave the others.
+func TestBlobThatCannotBePlaced(t *testing.T) {
+	f := setup(t)
+	fan := filepath.Join(f.Dir, filepath.Dir(filepath.Dir(layout.BlobDataPath(dg("stuck")))))
+	f.put("garbage", "stuck") // and they are pending for a while
+	ok(t, os.MkdirAll(filepath.Dir(fan), 0o755))
+	ok(t, os.WriteFile(fan, nil, 0o600))
+	if plan := f.collect(0); plan.Remove.Blobs != 1 {
+		t.Errorf("plan: %+v", plan)
+	}
+	ok(t, os.Remove(fan))
+	f.remain("when it can be", "stuck")
+	f.collect(0)
+	f.remain("in the next run")
 }

@@ -74,9 +74,9 @@ func (db *DB) removeRelease(ctx context.Context, name string, clean func() error
 			return err
 		}
 		if len(rs) == 0 {
-			return db.writer.wait(db.writer.enqueue(records{del(releaseKey(name))}))
+			return db.writer.wait(db.writer.remove(records{del(releaseKey(name))}))
 		}
-		if err := errors.Join(ctx.Err(), db.writer.wait(db.writer.enqueue(rs))); err != nil {
+		if err := errors.Join(ctx.Err(), db.writer.wait(db.writer.remove(rs))); err != nil {
 			return err
 		}
 	}
@@ -101,7 +101,7 @@ func (db *DB) markRemoving(name string) error {
 	if err != nil {
 		return err
 	}
-	return db.writer.wait(db.writer.enqueue(records{put(releaseKey(name), value)}))
+	return db.writer.wait(db.writer.remove(records{put(releaseKey(name), value)}))
 }
 
 // some returns the records that delete up to so many keys with a prefix.
@@ -141,7 +141,7 @@ func (db *DB) RemoveBlobs(m *Mark, blobs []digest.Digest) error {
 	for _, d := range blobs {
 		rs = append(rs, m.records(d)...)
 	}
-	if err := db.writer.wait(db.writer.enqueue(rs)); err != nil {
+	if err := db.writer.wait(db.writer.remove(rs)); err != nil {
 		return fmt.Errorf("remove blobs: %w", err)
 	}
 	// Now whoever opens a release reads that they are gone.

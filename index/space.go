@@ -30,6 +30,10 @@ const (
 	logSize = 20 << 20
 	// ballastSize is for a log, a table of a whole memtable, and small files.
 	ballastSize = 40 << 20
+	// logShare is how much of a log may be counted on: Badger begins another one
+	// when the memtable is full, 16 MiB, and the log of a change that has
+	// just done so has up to 3 MiB that were counted before.
+	logShare = 8 << 20
 	// slack is left to others on a disk that is full: a server makes a socket and
 	// a small file or two before it serves.
 	slack = 4 << 20
@@ -42,9 +46,12 @@ const (
 // A space is the room that an index has on its disk.
 type space struct {
 	dir   string
-	log   string // the newest log that has its blocks
+	log   string // the newest log
+	ready bool   // it has its blocks
 	whole bool   // the ballast is
 	given int64  // of the ballast, so that Badger could open the index
+
+	logged int64 // what was written to the log, at most
 
 	probed *os.File // the ballast, nil where it cannot be opened
 }
@@ -109,12 +116,25 @@ func (s *space) makeRoom() error {
 // It is called after each change. What a file system cannot do is left undone.
 func (s *space) takeRoom(log string) {
 	if log != "" && log != s.log {
-		_ = allocate(log, 0, logSize)
-		s.log = log
+		s.ready = allocate(log, 0, logSize) == nil
+		s.log, s.logged = log, 0
 	}
 	if !s.whole {
 		s.takeBallast()
 	}
+}
+
+// holds says whether the log has blocks for a change of that size, and is not
+// left for another one: such a change needs no room.
+func (s *space) holds(size int64) bool { return s.ready && s.logged+size <= logShare }
+
+// inLog is what records take in the log and in the memtable, at most: Badger's
+// own heads and nodes, and the tallies that go with them.
+func (rs records) inLog() (size int64) {
+	for _, r := range rs {
+		size += int64(r.size()) + 256
+	}
+	return size + 1024
 }
 
 // takeBallast takes what is above the low-water mark; and what was given up, too,

@@ -2,6 +2,7 @@ package index
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 )
 
 // smallDisk mounts a disk of its own.
@@ -106,6 +109,48 @@ func TestFullDisk(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A full disk takes the changes by which room is made, as far as the log goes.
+func TestRemovalOnFullDisk(t *testing.T) {
+	dir := filepath.Join(smallDisk(t, "300M"), "index")
+	db, err := Open(dir, slog.New(slog.DiscardHandler))
+	ok(t, err)
+	for name, dirs := range map[string]int{"small": 3_000, "large": 60_000} {
+		ok(t, db.Create(name))
+		r, err := db.Open(name)
+		ok(t, err)
+		for i := range dirs {
+			ok(t, r.AddDir(fmt.Sprintf("docker/registry/v2/repositories/some/where/%06d", i)))
+		}
+		ok(t, r.Sync())
+		r.Close()
+	}
+	r, err := db.Open("small")
+	ok(t, err)
+	ok(t, r.LinkLayer("app", dg("l")))
+	r.Close()
+	ok(t, db.Close()) // a server that is started has a new log
+	db, err = Open(dir, slog.New(slog.DiscardHandler))
+	ok(t, err)
+	fillDisk(t, filepath.Dir(dir))
+	ok(t, db.RemoveBlobs(markOf(t, db), []digest.Digest{dg("l")}))
+	if err := db.Create("v2"); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("another change: %v", err)
+	}
+	waitWorking(t, db)
+	ok(t, db.RemoveRelease(t.Context(), "small", noClean))
+	if err := db.RemoveRelease(t.Context(), "large", noClean); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("more than the log holds: %v", err)
+	}
+	ok(t, db.Close())
+	db, err = Open(dir, slog.New(slog.DiscardHandler))
+	ok(t, err)
+	ok(t, db.Verify(t.Context()))
+	all, err := db.Releases()
+	ok(t, err)
+	equal(t, "releases", len(all), 0)
+	ok(t, db.Close())
 }
 
 // A disk without any room is an error, and no signal.

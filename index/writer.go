@@ -10,7 +10,7 @@ import (
 )
 
 // MinFree is the free space of the store's disk below which the index takes no
-// change. Badger writes through memory maps, where a full disk is a SIGBUS;
+// change, but for some that make room: see writer.remove. Badger writes through memory maps, where a full disk is a SIGBUS;
 // 64 MiB hold the memtables and a value log file that it may lay out at once.
 const MinFree = 64 << 20
 
@@ -29,6 +29,7 @@ func del(key []byte) record        { return record{key: key} }
 type batch struct {
 	records records
 	sync    bool          // somebody waits until they are on the disk
+	frees   bool          // it makes room, and is taken on a full disk, too
 	done    chan struct{} // closed when err is final
 	err     error
 }
@@ -48,6 +49,7 @@ type writer struct {
 	space   *space
 
 	serial sync.Mutex // one transaction at a time: it counts what it finds
+	frees  bool       // the batch at hand makes room; for the goroutine that commits
 
 	mu       sync.Mutex // guards what follows; taken after a Release's mu
 	next     *batch     // gathers changes; nil if there are none
@@ -81,6 +83,18 @@ func (w *writer) enqueue(rs records) *batch {
 	defer w.mu.Unlock()
 	b := w.add(rs)
 	b.sync = true
+	w.start()
+	return b
+}
+
+// remove is enqueue for records that are in the way of files that are to go: on a
+// full disk there would be no end to that otherwise. They are taken as long as
+// the log has room for them.
+func (w *writer) remove(rs records) *batch {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	b := w.add(rs)
+	b.sync, b.frees = true, true
 	w.start()
 	return b
 }
@@ -201,7 +215,7 @@ func (w *writer) run() {
 // bring commits a batch, and syncs it if it asks for that. Another one that did
 // not ask is on the disk then, too.
 func (w *writer) bring(b *batch) error {
-	if len(b.records) > 0 {
+	if w.frees = b.frees; len(b.records) > 0 {
 		if err := w.commit(b.records); err != nil {
 			return err
 		}
@@ -256,10 +270,11 @@ func (w *writer) write(rs records) error {
 	if err := w.wal.failed; err != nil {
 		return fmt.Errorf("write index: an earlier sync has failed; start the server anew when the disk is well: %w", err)
 	}
-	if err := w.checkSpace(); err != nil {
+	if err := w.checkRoom(rs); err != nil {
 		return err
 	}
 	return rs.parts(func(part records) error {
+		w.space.logged += part.inLog()
 		if err := w.writePart(part); err != nil {
 			return fmt.Errorf("write index: %w", err)
 		}
@@ -293,6 +308,14 @@ func apply(txn *badger.Txn, r record) error {
 		return txn.Delete(r.key)
 	}
 	return txn.Set(r.key, r.value)
+}
+
+// checkRoom is checkSpace for the batch at hand.
+func (w *writer) checkRoom(rs records) error {
+	if w.frees && w.space.holds(rs.inLog()) {
+		return w.space.probe()
+	}
+	return w.checkSpace()
 }
 
 func (w *writer) checkSpace() error {
