@@ -303,9 +303,6 @@ func (db *DB) Open(name string) (*Release, error) {
 	if err := ValidRelease(name); err != nil {
 		return nil, err
 	}
-	// What was changed before the last Close must be on the disk to be read. If
-	// it cannot be written, its caller has been told.
-	_ = db.writer.settle()
 	db.mu.Lock()
 	defer db.mu.Unlock()
 	if r, ok := db.open[name]; ok {

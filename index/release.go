@@ -67,8 +67,11 @@ type tag struct {
 	history map[digest.Digest]time.Time
 }
 
-// Close gives the release back. Changes that did not wait go on their way.
+// Close gives the release back, when the changes made so far are on the disk.
 func (r *Release) Close() {
+	// Who opens it next reads what is on the disk. If that cannot be written, its
+	// caller has been told.
+	_ = r.db.writer.settle()
 	r.db.mu.Lock()
 	defer r.db.mu.Unlock()
 	if r.users--; r.users == 0 && !r.begun {
