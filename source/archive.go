@@ -21,6 +21,9 @@ import (
 // Bounds on what a tar may make us keep.
 const (
 	maxMembers = 2_000_000 // a registry of half a million layers; some 300 bytes each
+	maxName    = 4096      // bytes, as for the kernel
+	maxNames   = 1 << 30   // bytes of all names
+	maxDirs    = 4_000_000
 	maxKept    = 256 << 20 // of manifests and links of a compressed tar
 	maxLinks   = 8         // from one member to another
 	maxWindow  = 1 << 29   // of zstd: --long=29
@@ -33,10 +36,12 @@ type archive struct {
 	f          *os.File
 	length     int64
 	decompress func(io.Reader) (io.Reader, func(), error) // nil if it is not compressed
+	ended      func() error                               // why nothing more is to be read
 	progress   func(n, of int64)
 
 	members map[string]*member // by clean name
 	dirs    map[string]map[string]kind
+	names   int   // bytes, of what is in members and dirs
 	kept    int64 // bytes
 	bad     []fault
 }
@@ -56,8 +61,8 @@ type member struct {
 
 var magicGzip, magicZstd = []byte{0x1f, 0x8b}, []byte{0x28, 0xb5, 0x2f, 0xfd}
 
-func openArchive(f *os.File, length int64, progress func(n, of int64)) (*archive, error) {
-	a := &archive{f: f, length: length, progress: progress,
+func openArchive(f *os.File, length int64, ended func() error, progress func(n, of int64)) (*archive, error) {
+	a := &archive{f: f, length: length, ended: ended, progress: progress,
 		members: make(map[string]*member), dirs: map[string]map[string]kind{".": {}}}
 	var magic [6]byte
 	if _, err := f.ReadAt(magic[:], 0); err != nil && err != io.EOF {
@@ -98,21 +103,29 @@ func (a *archive) stream() (io.Reader, func(), error) {
 	if a.decompress == nil {
 		return a.f, func() {}, nil // as a Seeker, so that content is passed over
 	}
-	return a.decompress(bufio.NewReaderSize(&counter{a.f, a, 0}, 1<<20))
+	c := &counter{r: a.f, ended: a.ended}
+	if a.progress != nil {
+		c.tell = func(n int64) { a.progress(n, a.length) }
+	}
+	return a.decompress(bufio.NewReaderSize(c, 1<<20))
 }
 
-// A counter tells how far a compressed archive has been read.
+// A counter counts what was read, and tells it. It reads on as long as it may.
 type counter struct {
-	r io.Reader
-	a *archive
-	n int64
+	r     io.Reader
+	n     int64
+	ended func() error
+	tell  func(n int64) // may be nil
 }
 
 func (c *counter) Read(p []byte) (int, error) {
+	if err := c.ended(); err != nil {
+		return 0, err
+	}
 	n, err := c.r.Read(p)
 	c.n += int64(n)
-	if c.a.progress != nil {
-		c.a.progress(c.n, c.a.length)
+	if c.tell != nil {
+		c.tell(c.n)
 	}
 	return n, err
 }
@@ -125,12 +138,21 @@ func (a *archive) scan() error {
 		return fmt.Errorf("%w: %w", err, ErrFormat)
 	}
 	defer done()
+	at := func() int64 { n, _ := a.f.Seek(0, io.SeekCurrent); return n }
+	if a.decompress != nil {
+		plain := &counter{r: r, ended: a.ended}
+		r, at = plain, func() int64 { return plain.n }
+	}
 	t := tar.NewReader(r)
 	end := int64(0) // of what was read, in blocks
 	for number := 0; ; number++ {
 		h, err := t.Next()
+		if ended := a.ended(); ended != nil {
+			return ended
+		}
 		if err == io.EOF {
-			return a.checkEnd(end)
+			a.checkEnd(at(), end)
+			return nil
 		}
 		if err != nil && number == 0 {
 			return fmt.Errorf("not a tar: %w", ErrFormat)
@@ -139,13 +161,10 @@ func (a *archive) scan() error {
 			a.fault("archive", fmt.Errorf("it is damaged or cut short after %d members: %w", number, err))
 			return nil
 		}
-		if number >= maxMembers {
-			return fmt.Errorf("more than %d members: %w", maxMembers, ErrFormat)
+		if number >= maxMembers || a.names > maxNames || len(a.dirs) > maxDirs {
+			return fmt.Errorf("more than %d members, %d directories or %d bytes of names: %w", maxMembers, maxDirs, maxNames, ErrFormat)
 		}
-		if a.decompress == nil {
-			at, _ := a.f.Seek(0, io.SeekCurrent)
-			end = (at + h.Size + block - 1) / block * block
-		}
+		end = (at() + h.Size + block - 1) / block * block
 		if err := a.member(h, number, t); err != nil {
 			a.fault("archive", fmt.Errorf("it is damaged or cut short after %d members: %w", number, err))
 			return nil
@@ -157,13 +176,12 @@ func (a *archive) scan() error {
 const block = 512
 
 // checkEnd looks for the end that a tar must have: cut between two members it
-// would seem whole. That of a compressed one is checked with the compression.
-func (a *archive) checkEnd(end int64) error {
-	at, err := a.f.Seek(0, io.SeekCurrent)
-	if err == nil && a.decompress == nil && at < end+block && a.length > 0 {
+// would seem whole. Compression does not tell: a file may be a row of
+// compressed pieces, and be cut between two of these.
+func (a *archive) checkEnd(at, end int64) {
+	if at < end+block && a.length > 0 {
 		a.fault("archive", errors.New("it is cut short: its end is missing"))
 	}
-	return unwrap(err)
 }
 
 func (a *archive) fault(name string, err error) { a.bad = append(a.bad, fault{name, err}) }

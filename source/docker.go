@@ -193,7 +193,7 @@ func (a *saved) describe(name string) (d distribution.Descriptor, err error) {
 		d.MediaType = schema2.MediaTypeLayer
 		err = a.files.visit(context.Background(), []string{name}, 1, func(_ string, c *content) (err error) {
 			if c.err == nil {
-				d.Digest, a.diffs[name], err = hashGzip(c.reader())
+				d.Digest, a.diffs[name], err = hashGzip(&counter{r: c.reader(), ended: a.ended})
 			}
 			return errors.Join(c.err, err)
 		})

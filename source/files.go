@@ -122,7 +122,7 @@ func (c *content) clone(to *os.File) bool {
 }
 
 // openFiles opens a directory, or an archive.
-func openFiles(name string, progress func(n, of int64)) (files, error) {
+func openFiles(name string, ended func() error, progress func(n, of int64)) (files, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not stop us
 	if err != nil {
 		return nil, unwrap(err)
@@ -141,7 +141,7 @@ func openFiles(name string, progress func(n, of int64)) (files, error) {
 		f.Close()
 		return nil, fmt.Errorf("not a file: an archive is read twice, so save it to a file first: %w", ErrFormat)
 	}
-	a, err := openArchive(f, info.Size(), progress)
+	a, err := openArchive(f, info.Size(), ended, progress)
 	if err != nil {
 		f.Close()
 		return nil, err

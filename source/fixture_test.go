@@ -275,7 +275,7 @@ type result struct {
 // bring opens a source and takes all that its images need.
 func bring(t testing.TB, name string, o Options) result {
 	t.Helper()
-	s, err := Open(name, o)
+	s, err := Open(t.Context(), name, o)
 	ok(t, err)
 	defer s.Close()
 	r := result{notes: s.Notes}

@@ -2,7 +2,9 @@ package source
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +34,7 @@ func TestHostileTars(t *testing.T) {
 		"path that leads out":      {both, []tar.Header{{Name: "../../etc/cron.d/evil", Uname: "x"}}, []string{"../../etc/cron.d/evil|leads out"}},
 		"absolute path":            {both, []tar.Header{{Name: "/etc/passwd", Uname: "x"}}, []string{"/etc/passwd|absolute"}},
 		"path that leads out late": {both, []tar.Header{{Name: "docker/registry/../../../x", Uname: "x"}}, []string{"leads out"}},
+		"path of many directories": {both, []tar.Header{{Name: strings.Repeat("a/", 200_000) + "x", Uname: "x"}}, []string{"a/a/a/|more than 4096 bytes"}},
 		"missing layer":            {both.without(layer), nil, []string{"team/bad:1|layer " + bad.layer.String() + " is missing"}},
 		"missing manifest":         {both.without(top), nil, []string{"team/bad:1|manifest " + bad.top.String() + " is missing"}},
 		"layer with other content": {both.with(tree{layer: "layer of evil"}), nil, []string{"team/bad:1|" + bad.layer.String() + "|bad content"}},
@@ -102,6 +105,47 @@ func TestTarWithLinksInside(t *testing.T) {
 	}
 }
 
+// A tar in compressed pieces, cut between two of them, ends well for whoever
+// decompresses it.
+func TestTarCutBetweenPieces(t *testing.T) {
+	whole := paint("first").inDir("a:1").tar(t)
+	data, err := os.ReadFile(whole)
+	ok(t, err)
+	ok(t, os.WriteFile(whole, data[:len(data)-1024], 0o644)) // as far as the end
+	for _, file := range []string{whole, zipped(t, whole)} {
+		r := bring(t, file, Options{})
+		r.says(t, "archive|its end is missing")
+		same(t, "images", r.whole, []string{"a:1"})
+	}
+}
+
+// What names take of memory is bounded, also where they are short.
+func TestTarOfNames(t *testing.T) {
+	a := &archive{members: make(map[string]*member), dirs: map[string]map[string]kind{".": {}}}
+	for n := range 10 {
+		a.enter(fmt.Sprint(n)+"/"+strings.Repeat("a/", 2000)+"x", file)
+	}
+	if of := 10 * 2000 * 2000; a.names < of {
+		t.Errorf("the names of 20000 directories in directories have %d bytes, less than %d", a.names, of)
+	}
+}
+
+// Who brings in what unpacks to a thousand times its size need not wait for it.
+func TestReadingIsInterrupted(t *testing.T) {
+	big := tree{"blob": strings.Repeat("\x00", 64<<20)}.tar(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	why := errors.New("enough")
+	n := 0
+	_, err := Open(ctx, zipped(t, big), Options{Progress: func(int64, int64) {
+		if n++; n == 1 {
+			cancel(why)
+		}
+	}})
+	if !errors.Is(err, why) {
+		t.Errorf("%v", err)
+	}
+}
+
 // A tar that is cut short has what was in it until then.
 func TestTarCutShort(t *testing.T) {
 	first, last := paint("first"), paint("last")
@@ -115,7 +159,7 @@ func TestTarCutShort(t *testing.T) {
 		cut := filepath.Join(t.TempDir(), "cut"+filepath.Ext(file))
 		for n := len(data) - 1; n > 0; n -= len(data)/20 + 1 {
 			ok(t, os.WriteFile(cut, data[:n], 0o644))
-			s, err := Open(cut, Options{})
+			s, err := Open(t.Context(), cut, Options{})
 			if errors.Is(err, ErrFormat) {
 				continue // nothing is left that would say what it is
 			}
@@ -226,12 +270,12 @@ func TestNoSource(t *testing.T) {
 		tree{"repositories": "{}", "x/json": "{}", "x/VERSION": "1.0"}.tar(t): "Docker 1.9",
 		tree{"manifest.json": `[{"Config":7}]`}.tar(t):                        "manifest.json",
 	} {
-		_, err := Open(name, Options{})
+		_, err := Open(t.Context(), name, Options{})
 		if !errors.Is(err, ErrFormat) || !strings.Contains(err.Error(), words) {
 			t.Errorf("Open: %v, want %q", err, words)
 		}
 	}
-	if _, err := Open(filepath.Join(t.TempDir(), "none"), Options{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := Open(t.Context(), filepath.Join(t.TempDir(), "none"), Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Open of nothing: %v", err)
 	}
 }

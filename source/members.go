@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"slices"
@@ -16,7 +17,7 @@ import (
 func (a *archive) member(h *tar.Header, number int, t *tar.Reader) error {
 	name, err := inside(h.Name)
 	if err != nil {
-		a.fault(h.Name, err)
+		a.fault(fmt.Sprintf("%.300s", h.Name), err)
 		return nil
 	}
 	switch h.Typeflag {
@@ -42,6 +43,9 @@ func (a *archive) member(h *tar.Header, number int, t *tar.Reader) error {
 
 // inside returns the clean name of a member, which must not lead out.
 func inside(name string) (string, error) {
+	if len(name) > maxName {
+		return "", fmt.Errorf("its name has more than %d bytes", maxName)
+	}
 	if strings.HasPrefix(name, "/") {
 		return "", errors.New("its name is absolute")
 	}
@@ -126,6 +130,7 @@ func (a *archive) put(name string, m *member) {
 		return
 	}
 	a.members[name] = m
+	a.names += len(name) + len(m.link)
 	if m.err != nil && m.link == "" && !errors.Is(m.err, errShort) {
 		a.enter(name, strange)
 		return
@@ -166,6 +171,7 @@ func (a *archive) enter(name string, k kind) {
 		known := a.dirs[dir] != nil
 		if !known {
 			a.dirs[dir] = make(map[string]kind)
+			a.names += len(dir)
 		}
 		a.dirs[dir][base] = k
 		if known {

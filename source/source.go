@@ -15,6 +15,7 @@ package source
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -106,6 +107,7 @@ type Source struct {
 	Notes   []string  // what is left out though somebody might look for it, sorted
 
 	options Options
+	ended   func() error // why nothing more is to be read
 	files   files
 	locate  func(digest.Digest) string // where a blob is, in formats that say so by its path; else nil
 	blobs   map[digest.Digest][]place  // where each may be, in the others
@@ -119,21 +121,22 @@ type place struct {
 	made []byte
 }
 
-// Open reads which images a source has.
-func Open(path string, o Options) (*Source, error) {
-	s, err := open(path, o)
+// Open reads which images a source has. It ends with its context, and so does
+// what is read of the source later.
+func Open(ctx context.Context, path string, o Options) (*Source, error) {
+	s, err := open(ctx, path, o)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func open(path string, o Options) (_ *Source, err error) {
-	s := &Source{Path: path, options: o, blobs: make(map[digest.Digest][]place), parsed: make(map[digest.Digest]*parsed)}
+func open(ctx context.Context, path string, o Options) (_ *Source, err error) {
+	s := &Source{Path: path, options: o, ended: func() error { return context.Cause(ctx) }, blobs: make(map[digest.Digest][]place), parsed: make(map[digest.Digest]*parsed)}
 	if err := o.checkName(); err != nil {
 		return nil, err
 	}
-	if s.files, err = openFiles(path, o.Progress); err != nil {
+	if s.files, err = openFiles(path, s.ended, o.Progress); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -141,7 +144,7 @@ func open(path string, o Options) (_ *Source, err error) {
 			s.files.close()
 		}
 	}()
-	if err = s.read(); err != nil {
+	if err = errors.Join(s.read(), s.ended()); err != nil {
 		return nil, err
 	}
 	for _, fault := range s.files.faults() {

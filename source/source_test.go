@@ -88,7 +88,7 @@ func TestForms(t *testing.T) {
 		dotted := filepath.Join(t.TempDir(), "dotted.tar")
 		run(t, "tar", "-cf", dotted, "-C", files.dir(t), ".")
 		for _, name := range []string{files.dir(t), tar, zipped(t, tar), dotted} {
-			s, err := Open(name, Options{})
+			s, err := Open(t.Context(), name, Options{})
 			ok(t, err)
 			if s.Format != format || len(s.Images) != 1 || s.Images[0].Name() != "team/app:1" || s.Images[0].Digest != index.top ||
 				len(s.Images[0].Blobs) != len(index.blobs) || len(s.Images[0].Manifests) != 3 || len(s.Refused)+len(s.Notes) > 0 {
@@ -119,7 +119,7 @@ func TestOldRegistry(t *testing.T) {
 	f = f.with(loose.inRegistry("team/loose", "1")).without(layout.TagCurrentLinkPath("team/loose", "1"), layout.TagIndexLinkPath("team/loose", "1", loose.top))
 	schema1 := `{"schemaVersion":1,"name":"old","fsLayers":[{"blobSum":"` + whole.layer.String() + `"}],"history":[{"v1Compatibility":"{}"}]}`
 	f = f.with(registryOf("team/schema1", schema1))
-	s, err := Open(f.dir(t), Options{})
+	s, err := Open(t.Context(), f.dir(t), Options{})
 	ok(t, err)
 	defer s.Close()
 	var names []string
@@ -210,7 +210,7 @@ func TestLayoutNames(t *testing.T) {
 		same(t, "images", r.whole, []string{"team/a:1", "team/a@" + p.top.String()})
 	})
 	t.Run("not there", func(t *testing.T) {
-		if _, err := Open(inLayout(map[string]*picture{"a/a:1": a}).dir(t), Options{Ref: "a/a:2"}); !errors.Is(err, ErrName) {
+		if _, err := Open(t.Context(), inLayout(map[string]*picture{"a/a:1": a}).dir(t), Options{Ref: "a/a:2"}); !errors.Is(err, ErrName) {
 			t.Errorf("Open: %v", err)
 		}
 	})
@@ -224,10 +224,10 @@ func TestDockerArchive(t *testing.T) {
 	same(t, "one image", bring(t, f.tar(t), Options{Ref: "nginx:1.24"}).whole, []string{"library/nginx:1.24"})
 
 	t.Run("the same manifest each time", func(t *testing.T) {
-		s, err := Open(f.tar(t), Options{})
+		s, err := Open(t.Context(), f.tar(t), Options{})
 		ok(t, err)
 		defer s.Close()
-		again, err := Open(zipped(t, f.tar(t)), Options{})
+		again, err := Open(t.Context(), zipped(t, f.tar(t)), Options{})
 		ok(t, err)
 		defer again.Close()
 		if s.Images[0].Digest != again.Images[0].Digest {
@@ -300,7 +300,7 @@ func TestPatch(t *testing.T) {
 		return os.DirFS(base.dir(t)).Open(layout.BlobDataPath(d))
 	}
 	for _, file := range []string{f.tar(t), zipped(t, f.tar(t))} {
-		s, err := Open(file, Options{Base: store})
+		s, err := Open(t.Context(), file, Options{Base: store})
 		ok(t, err)
 		var names []string
 		for _, image := range s.Images {
@@ -315,7 +315,7 @@ func TestPatch(t *testing.T) {
 		same(t, "refused", s.Refused, nil)
 		s.Close()
 
-		s, err = Open(file, Options{}) // without its base
+		s, err = Open(t.Context(), file, Options{}) // without its base
 		ok(t, err)
 		if len(s.Images) != 0 || len(s.Refused) != 2 {
 			t.Errorf("without base: %v, %v", s.Images, s.Refused)
@@ -323,7 +323,7 @@ func TestPatch(t *testing.T) {
 		s.Close()
 	}
 	f["regfs/v2/patch.json"] = `{"patch":99}`
-	if _, err := Open(f.tar(t), Options{Base: store}); !errors.Is(err, ErrFormat) {
+	if _, err := Open(t.Context(), f.tar(t), Options{Base: store}); !errors.Is(err, ErrFormat) {
 		t.Errorf("a patch of the future: %v", err)
 	}
 }
@@ -341,7 +341,7 @@ func FuzzOpen(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		name := filepath.Join(t.TempDir(), "x.tar")
 		ok(t, os.WriteFile(name, data, 0o600))
-		s, err := Open(name, Options{})
+		s, err := Open(t.Context(), name, Options{})
 		if err != nil {
 			return
 		}
@@ -378,7 +378,7 @@ func FuzzForms(f *testing.F) {
 			{path.Join("x", path.Clean("/"+name), "manifest.json"): list},
 			{layout.Root + "/repositories/" + path.Clean("/" + name)[1:] + "/_manifests/tags/1/current/link": other},
 		} {
-			s, err := Open(files.tar(t), Options{})
+			s, err := Open(t.Context(), files.tar(t), Options{})
 			if err == nil {
 				s.Close()
 			}

@@ -76,7 +76,7 @@ func hasRelease(all []control.Release, name string) bool {
 
 // source brings in one source.
 func (im *importer) source(ctx context.Context, arg sourceArg) error {
-	src, err := im.open(arg)
+	src, err := im.open(ctx, arg)
 	if err != nil {
 		return fmt.Errorf("import: %w", err)
 	}
@@ -105,10 +105,10 @@ func (im *importer) source(ctx context.Context, arg sourceArg) error {
 	}
 }
 
-func (im *importer) open(arg sourceArg) (*source.Source, error) {
+func (im *importer) open(ctx context.Context, arg sourceArg) (*source.Source, error) {
 	bar := newProgress(1, "reading "+filepath.Base(arg.path))
 	defer bar.Close()
-	return source.Open(arg.path, source.Options{
+	return source.Open(ctx, arg.path, source.Options{
 		Format: arg.format, Ref: arg.ref, Name: im.flags.name, KeepHost: im.flags.keepHost,
 		Base: func(d digest.Digest) (fs.File, error) { return im.blobs.Open(d) },
 		Progress: func(n, of int64) {
