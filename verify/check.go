@@ -227,6 +227,7 @@ func (c *checker) part(path string, part patch.Part, r io.Reader) (err error) {
 func (c *checker) judge() *Report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.judgePatch()
 	for path := range c.promised {
 		c.assume(layout.Parse(path))
 	}
@@ -249,6 +250,27 @@ func (c *checker) judge() *Report {
 	c.judgeRelease()
 	c.report.sort()
 	return &c.report
+}
+
+// judgePatch compares what is required with what patch.json says of it, which is
+// what people are told. A tar that calls itself no patch requires nothing: it
+// would seem whole, and be empty. mu is held.
+func (c *checker) judgePatch() {
+	blobs, links := 0, 0
+	for path := range c.promised {
+		if layout.Parse(path).Kind == layout.BlobData {
+			blobs++
+		} else {
+			links++
+		}
+	}
+	switch p := c.report.Patch; {
+	case p == nil && blobs+links > 0:
+		c.report.problem("patch.json", "is not there, and %d files are required as by a patch", blobs+links)
+	case p != nil && (p.Requires.Blobs != blobs || p.Requires.Links != links):
+		c.report.problem("patch.json", "says that %d blobs and %d links are required, and the lists have %d and %d",
+			p.Requires.Blobs, p.Requires.Links, blobs, links)
+	}
 }
 
 // assume takes for there what a patch requires. Which manifest a tag of the

@@ -21,27 +21,57 @@ func Tar(ctx context.Context, r io.Reader, o Options) (*Report, error) {
 	}
 	defer plain.Close()
 	c := newChecker(o)
-	members := tar.NewReader(plain)
-	for n := 0; ; n++ {
-		header, err := members.Next()
-		if errors.Is(err, io.EOF) {
-			if n == 0 {
-				return nil, errors.New("an empty tar")
-			}
-			break
-		}
-		if err != nil {
-			return nil, fmt.Errorf("after %d files: %w", n, err)
-		}
-		if err := c.member(header, members); err != nil {
-			return nil, fmt.Errorf("%.300q: %w", header.Name, err)
-		}
+	if err := c.members(&position{r: plain}); err != nil {
+		return nil, err
 	}
 	// The stream's own checksum stands at its end.
 	if _, err := io.Copy(io.Discard, plain); err != nil {
 		return nil, err
 	}
 	return c.judge(), nil
+}
+
+// block is what a tar consists of. It ends with one of zeros, or more.
+const block = 512
+
+// members takes all files of a tar. One that was cut between two of them would
+// seem whole, and have less: it must have its end.
+func (c *checker) members(at *position) error {
+	members := tar.NewReader(at)
+	end := int64(0) // of what was read, in blocks
+	for n := 0; ; n++ {
+		header, err := members.Next()
+		switch {
+		case err == io.EOF && n == 0:
+			return errors.New("an empty tar")
+		case err == io.EOF && at.n < end+block:
+			return fmt.Errorf("after %d files: cut short, its end is missing: %w", n, io.ErrUnexpectedEOF)
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return fmt.Errorf("after %d files: %w", n, err)
+		}
+		err = c.member(header, members)
+		if err == nil {
+			_, err = io.Copy(io.Discard, members)
+		}
+		if err != nil {
+			return fmt.Errorf("%.300q: %w", header.Name, err)
+		}
+		end = (at.n + block - 1) / block * block
+	}
+}
+
+// position is a reader that knows how far it has read.
+type position struct {
+	r io.Reader
+	n int64
+}
+
+func (p *position) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	p.n += int64(n)
+	return n, err
 }
 
 func (c *checker) member(header *tar.Header, r io.Reader) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -227,6 +228,54 @@ func TestNoTar(t *testing.T) {
 	if _, err := Dir(t.Context(), t.TempDir(), Options{}); err == nil {
 		t.Error("an empty directory is a registry's storage")
 	}
+}
+
+// A tar that was cut between two members has less, and is not whole.
+func TestCutBetweenMembers(t *testing.T) {
+	files, _ := sound()
+	data := files.tar(t)
+	for _, cut := range []int{1024, 1024 + 512} {
+		if r, err := Tar(t.Context(), bytes.NewReader(data[:len(data)-cut]), Options{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("%d bytes less: %v, %+v", cut, err, r)
+		}
+	}
+}
+
+// What a patch requires counts as there. So it must be a patch, and say how
+// much that is: else a tar of nothing is a whole release.
+func TestRequiredWithoutAPatch(t *testing.T) {
+	files, _, d := sealedTree(t)
+	var required archive.Archive
+	for path, text := range files {
+		switch p := layout.Parse(path); {
+		case p.Kind == layout.BlobData:
+			required = append(required, archive.Member{Path: path, Size: int64(len(text)), Blob: p.Digest})
+		case p.Kind.IsLink():
+			required = append(required, archive.Member{Path: path, Size: int64(len(text)), Text: text})
+		}
+	}
+	docs, err := patch.Documents(patch.Document{Release: "v1"}, nil, required)
+	if err != nil {
+		t.Fatal(err)
+	}
+	empty := tree{"regfs/v1/release.json": files["regfs/v1/release.json"]}
+	for _, m := range docs {
+		empty[m.Path] = m.Text
+	}
+	check := func(files tree, words ...string) {
+		t.Helper()
+		r, err := Tar(t.Context(), bytes.NewReader(files.tar(t)), Options{Digest: d})
+		if err != nil || len(words) == 0 && r.Err() != nil {
+			t.Fatalf("%v, %+v", err, r)
+		}
+		says(t, r, words...)
+	}
+	check(empty) // a patch for who has all
+	lies := maps.Clone(empty)
+	lies["regfs/v1/patch.json"] = `{"patch":1,"release":"v1"}`
+	check(lies, "patch.json: says that 0 blobs and 0 links are required, and the lists have")
+	delete(lies, "regfs/v1/patch.json")
+	check(lies, "patch.json: is not there")
 }
 
 func TestSymlinksInADirectory(t *testing.T) {

@@ -159,8 +159,12 @@ func printVerified(w io.Writer, name, base string, r *verify.Report) error {
 	}
 	what := fmt.Sprintf("%s, %s with %s, %s", count(r.Tags, "tag"), count(r.Blobs, "blob"), count(r.Links, "link"),
 		humanize.Bytes(uint64(r.Bytes)))
+	has := "has"
+	if r.Patch != nil {
+		has = "makes" // with what it requires
+	}
 	if r.Release != "" {
-		what += "; it has the release " + r.Release.String()
+		what += "; it " + has + " the release " + r.Release.String()
 	}
 	if len(r.Extra) > 0 {
 		what += fmt.Sprintf(", and %s that are no part of it", count(len(r.Extra), "name"))
