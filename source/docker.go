@@ -34,7 +34,7 @@ func (s *Source) readDockerArchive(at string) error {
 		return fmt.Errorf("manifest.json: %w: %w", err, ErrFormat)
 	}
 	found := false
-	a := &saved{Source: s, at: at, layers: make(map[string]distribution.Descriptor), diffs: make(map[string]digest.Digest)}
+	a := &saved{Source: s, at: at, configs: make(map[string]savedConfig), layers: make(map[string]distribution.Descriptor), diffs: make(map[string]digest.Digest)}
 	nameless := 0
 	for _, image := range all {
 		if len(image.RepoTags) == 0 {
@@ -42,6 +42,9 @@ func (s *Source) readDockerArchive(at string) error {
 		}
 	}
 	for _, image := range all {
+		if err := a.ended(); err != nil {
+			return err
+		}
 		names := a.names(image, nameless == 1)
 		found = found || len(names) > 0
 		if len(names) > 0 {
@@ -57,9 +60,17 @@ func (s *Source) readDockerArchive(at string) error {
 // saved is an archive that is being read.
 type saved struct {
 	*Source
-	at     string
-	layers map[string]distribution.Descriptor // by name of the file
-	diffs  map[string]digest.Digest           // of compressed ones: the digest of what is in them
+	at      string
+	configs map[string]savedConfig             // by name of the file
+	layers  map[string]distribution.Descriptor // by name of the file
+	diffs   map[string]digest.Digest           // of compressed ones: the digest of what is in them
+}
+
+// A savedConfig is what is kept of a config.
+type savedConfig struct {
+	digest digest.Digest
+	size   int64
+	diffs  []digest.Digest // one for each layer
 }
 
 // names are what an image is to be called.
@@ -117,26 +128,14 @@ func (a *saved) image(image savedImage, names []name) {
 // is Docker's, as the config is: an OCI manifest would hide from podman what
 // only Docker's configs have, such as a health check.
 func (a *saved) manifestOf(image savedImage) (digest.Digest, error) {
-	config, err := a.files.read(path.Join(a.at, image.Config), maxMeta)
+	c, err := a.config(image)
 	if err != nil {
-		return "", fmt.Errorf("config %.100q: %s", image.Config, plain(err))
+		return "", err
 	}
-	var c struct {
-		RootFS struct {
-			DiffIDs []digest.Digest `json:"diff_ids"`
-		} `json:"rootfs"`
-	}
-	if err := json.Unmarshal(config, &c); err != nil {
-		return "", fmt.Errorf("config %.100q: %w", image.Config, err)
-	}
-	if len(c.RootFS.DiffIDs) != len(image.Layers) {
-		return "", fmt.Errorf("it has %d layers, and %d by its config", len(image.Layers), len(c.RootFS.DiffIDs))
-	}
-	m := schema2.Manifest{Config: distribution.Descriptor{
-		MediaType: schema2.MediaTypeImageConfig, Size: int64(len(config)), Digest: digest.Canonical.FromBytes(config)}}
+	m := schema2.Manifest{Config: distribution.Descriptor{MediaType: schema2.MediaTypeImageConfig, Size: c.size, Digest: c.digest}}
 	m.SchemaVersion, m.MediaType = 2, schema2.MediaTypeManifest
 	for i, layer := range image.Layers {
-		d, err := a.layer(path.Join(a.at, layer), c.RootFS.DiffIDs[i])
+		d, err := a.layer(path.Join(a.at, layer), c.diffs[i])
 		if err != nil {
 			return "", fmt.Errorf("layer %.100q: %s", layer, plain(err))
 		}
@@ -152,8 +151,36 @@ func (a *saved) manifestOf(image savedImage) (digest.Digest, error) {
 	}
 	top := digest.Canonical.FromBytes(data)
 	a.Source.at(top, place{made: data})
-	a.Source.at(m.Config.Digest, place{made: config})
 	return top, nil
+}
+
+// config reads the config of an image. Any number of images may name one, so
+// it is read once, and its content is not kept.
+func (a *saved) config(image savedImage) (savedConfig, error) {
+	known, ok := a.configs[image.Config]
+	if ok && len(known.diffs) == len(image.Layers) {
+		return known, nil
+	}
+	name := path.Join(a.at, image.Config)
+	data, err := a.files.read(name, maxMeta)
+	if err != nil {
+		return savedConfig{}, fmt.Errorf("config %.100q: %s", image.Config, plain(err))
+	}
+	var c struct {
+		RootFS struct {
+			DiffIDs []digest.Digest `json:"diff_ids"`
+		} `json:"rootfs"`
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return savedConfig{}, fmt.Errorf("config %.100q: %w", image.Config, err)
+	}
+	if len(c.RootFS.DiffIDs) != len(image.Layers) {
+		return savedConfig{}, fmt.Errorf("it has %d layers, and %d by its config", len(image.Layers), len(c.RootFS.DiffIDs))
+	}
+	read := savedConfig{digest.Canonical.FromBytes(data), int64(len(data)), c.RootFS.DiffIDs}
+	a.configs[image.Config] = read
+	a.Source.at(read.digest, place{name: name})
+	return read, nil
 }
 
 // layer describes one. What it should be is its diff ID; it is compared when

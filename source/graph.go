@@ -21,8 +21,14 @@ type parsed struct {
 	err      error // why it cannot be had; fs.ErrNotExist if it is not there
 }
 
-// at adds a place where a blob may be.
-func (s *Source) at(d digest.Digest, p place) { s.blobs[d] = append(s.blobs[d], p) }
+// at adds a place where a blob may be, once.
+func (s *Source) at(d digest.Digest, p place) {
+	key := d.String() + " " + p.name // a name, or nothing: what was made is the same each time
+	if !s.placed[key] {
+		s.placed[key] = true
+		s.blobs[d] = append(s.blobs[d], p)
+	}
+}
 
 // places are all where a blob may be.
 func (s *Source) places(d digest.Digest) []place {

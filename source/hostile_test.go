@@ -3,6 +3,7 @@ package source
 import (
 	"archive/tar"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -116,6 +117,35 @@ func TestTarCutBetweenPieces(t *testing.T) {
 		r := bring(t, file, Options{})
 		r.says(t, "archive|its end is missing")
 		same(t, "images", r.whole, []string{"a:1"})
+	}
+}
+
+// One config, and one layer, that many images name are read once and looked for
+// once, also if they are damaged.
+func TestManyImagesOfOneConfig(t *testing.T) {
+	f := inDocker("a:0")
+	var all []savedImage
+	ok(t, json.Unmarshal([]byte(f["manifest.json"]), &all))
+	for n := range 50 {
+		all = append(all, savedImage{Config: all[0].Config, RepoTags: []string{fmt.Sprint("b:", n)}, Layers: all[0].Layers})
+	}
+	data, err := json.Marshal(all)
+	ok(t, err)
+	f["manifest.json"] = string(data)
+	file := f.tar(t)
+	same(t, "images", []int{len(bring(t, zipped(t, file), Options{}).whole)}, []int{51})
+	s, err := Open(t.Context(), file, Options{})
+	ok(t, err)
+	defer s.Close()
+	for _, blob := range s.Images[0].Blobs {
+		if n := len(s.places(blob.Digest)); n != 1 {
+			t.Errorf("%s is in %d places", blob.Digest, n)
+		}
+	}
+	for _, p := range s.places(s.Images[0].Blobs[0].Digest) {
+		if p.made != nil {
+			t.Error("the config is kept in memory")
+		}
 	}
 }
 

@@ -111,6 +111,7 @@ type Source struct {
 	files   files
 	locate  func(digest.Digest) string // where a blob is, in formats that say so by its path; else nil
 	blobs   map[digest.Digest][]place  // where each may be, in the others
+	placed  map[string]bool            // what is in blobs
 	parsed  map[digest.Digest]*parsed
 }
 
@@ -132,7 +133,8 @@ func Open(ctx context.Context, path string, o Options) (*Source, error) {
 }
 
 func open(ctx context.Context, path string, o Options) (_ *Source, err error) {
-	s := &Source{Path: path, options: o, ended: func() error { return context.Cause(ctx) }, blobs: make(map[digest.Digest][]place), parsed: make(map[digest.Digest]*parsed)}
+	s := &Source{Path: path, options: o, ended: func() error { return context.Cause(ctx) },
+		blobs: make(map[digest.Digest][]place), placed: make(map[string]bool), parsed: make(map[digest.Digest]*parsed)}
 	if err := o.checkName(); err != nil {
 		return nil, err
 	}
