@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/regfs/regfs/layout"
@@ -146,6 +147,27 @@ func TestManyImagesOfOneConfig(t *testing.T) {
 		if p.made != nil {
 			t.Error("the config is kept in memory")
 		}
+	}
+}
+
+// Lists of lists, each of which lists the next one many times.
+func TestListsOfLists(t *testing.T) {
+	f := tree{"oci-layout": `{"imageLayoutVersion":"1.0.0"}`}
+	list := func(d v1.Descriptor) string {
+		data, err := json.Marshal(v1.Index{MediaType: v1.MediaTypeImageIndex, Manifests: slices.Repeat([]v1.Descriptor{d}, 300)})
+		ok(t, err)
+		return string(data)
+	}
+	d := v1.Descriptor{MediaType: v1.MediaTypeImageIndex, Digest: digest.FromString("nothing")}
+	for range maxNested {
+		text := list(d)
+		d.Digest = digest.FromString(text)
+		f["blobs/sha256/"+d.Digest.Encoded()] = text
+	}
+	f["index.json"] = list(d)
+	r := bring(t, f.dir(t), Options{})
+	if len(r.whole) > 0 || len(r.refused) == 0 {
+		t.Errorf("%v, %v", r.whole, r.refused)
 	}
 }
 

@@ -27,7 +27,7 @@ func (s *Source) readLayout(at string) error {
 	if err := s.decode(path.Join(at, v1.ImageIndexFile), &top); err != nil {
 		return fmt.Errorf("%s: %w: %w", v1.ImageIndexFile, err, ErrFormat)
 	}
-	l := &listing{Source: s, repositories: make(map[digest.Digest][]string)}
+	l := &listing{Source: s, within: make(map[digest.Digest]bool), repositories: make(map[digest.Digest][]string)}
 	l.collect(top.Manifests, 0)
 	if s.options.Ref != "" && len(l.named) == 0 {
 		return fmt.Errorf("it has no image %s: %w", s.options.Ref, ErrName)
@@ -61,6 +61,7 @@ type listing struct {
 	*Source
 	named        []v1.Descriptor
 	nameless     []v1.Descriptor
+	within       map[digest.Digest]bool     // which lists have images with names
 	repositories map[digest.Digest][]string // in which each manifest came in
 }
 
@@ -93,21 +94,28 @@ func (l *listing) collect(list []v1.Descriptor, depth int) {
 const maxNested = 4
 
 // collectWithin says whether a list has images with names, and collects them.
+// A list that is listed again has nothing more to say: without that, a few small
+// lists of one another would have no end.
 func (l *listing) collectWithin(d v1.Descriptor, depth int) bool {
 	if d.MediaType != v1.MediaTypeImageIndex {
 		return false
 	}
+	if has, known := l.within[d.Digest]; known {
+		return has
+	}
+	l.within[d.Digest] = false
 	data, err := l.content(d.Digest)
 	var index v1.Index
 	if err != nil || json.Unmarshal(data, &index) != nil {
 		return false
 	}
 	before := len(l.named)
-	var within listing = *l
-	within.nameless = nil
-	within.collect(index.Manifests, depth+1)
-	l.named = within.named
-	return len(l.named) > before
+	inner := *l
+	inner.nameless = nil
+	inner.collect(index.Manifests, depth+1)
+	l.named = inner.named
+	l.within[d.Digest] = len(l.named) > before
+	return l.within[d.Digest]
 }
 
 func (l *listing) enterNamed() {
