@@ -315,7 +315,7 @@ func TestSealWithUploadPending(t *testing.T) {
 	ok(t, os.Mkdir("v1.0", 0o755))
 	s.refuses(t, 2, []string{"a release in the store, and a file here", "./v1.0"}, "verify", "v1.0")
 	s.refuses(t, 1, []string{"no registry's storage"}, "verify", "./v1.0")
-	s.refuses(t, 1, []string{"no release v0.9"}, "verify", "v0.9")
+	s.refuses(t, 1, []string{"no such file, and no release v0.9"}, "verify", "v0.9")
 	s.refuses(t, 2, []string{"no digest of a release"}, "verify", "--digest", "5f70", "v1.0")
 	s.refuses(t, 2, []string{"--exact is for --digest"}, "verify", "--exact", "v1.0")
 	s.refuses(t, 3, []string{"not whole", "it has no image"}, "release", "seal", func() string { s.must(t, "release", "create", "empty"); return "empty" }())

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -46,6 +48,9 @@ func (c *command) verifyRelease(cmd *cobra.Command, name string, flags verifyFla
 	var detail control.Detail
 	err := c.with(cmd.Context(), func(client *control.Client) (err error) {
 		reading, err = client.Document(cmd.Context(), name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("verify %s: there is no such file, and no release %s in the store %s", name, name, c.dir)
+		}
 		if err == nil {
 			detail, err = client.Show(cmd.Context(), name)
 		}
