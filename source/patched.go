@@ -28,8 +28,9 @@ var _ files = (*patched)(nil)
 // maxSums bounds a list of checksums: a million lines.
 const maxSums = 256 << 20
 
-// withBase adds to a tar what it is a patch over, if it is one. A directory may
-// have the documents of patches as records; it has what they required, too.
+// withBase adds to a tar what it is a patch over, if it is one. A directory, and
+// its tar, may have the documents of patches as records; it has what they
+// required, too.
 func withBase(f files) (files, error) {
 	lists, err := patchLists(f)
 	if err != nil || len(lists) == 0 {
@@ -37,12 +38,14 @@ func withBase(f files) (files, error) {
 	}
 	p := &patched{files: f, links: make(map[string][]byte), dirs: make(map[string]map[string]kind)}
 	var current []patch.Sum
+	here := false // something that is required
 	for _, list := range lists {
 		data, err := f.read(list, maxSums)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", list, err)
 		}
 		err = patch.ParseSums(list, bytes.NewReader(data), func(sum patch.Sum) {
+			here = here || has(f, sum.Path)
 			switch where := layout.Parse(sum.Path); {
 			case where.Kind == layout.TagCurrentLink:
 				current = append(current, sum)
@@ -54,6 +57,9 @@ func withBase(f files) (files, error) {
 			return nil, fmt.Errorf("%w: %w", err, ErrFormat)
 		}
 	}
+	if here {
+		return f, nil
+	}
 	for _, sum := range current {
 		if err := p.enterTag(sum); err != nil {
 			return nil, err
@@ -62,13 +68,16 @@ func withBase(f files) (files, error) {
 	return p, nil
 }
 
-// patchLists are the lists of what a patch requires; none if it is no patch.
+// patchLists are the lists of what a patch requires; none if it is no patch: a
+// patch has documents of one release.
 func patchLists(f files) (lists []string, err error) {
 	releases, err := f.list("regfs")
 	if _, isTar := f.(*archive); !isTar || err != nil {
 		return nil, nil
 	}
-	found := 0
+	if len(releases) > 1 {
+		return nil, nil
+	}
 	for _, release := range releases {
 		dir := path.Join("regfs", release.name)
 		names, err := f.list(dir)
@@ -79,7 +88,6 @@ func patchLists(f files) (lists []string, err error) {
 			name := path.Join(dir, e.name)
 			switch part, _ := patch.PartOf(name); part {
 			case patch.TheDocument:
-				found++
 				data, err := f.read(name, maxSums)
 				if err == nil {
 					_, err = patch.ParseDocument(bytes.NewReader(data))
@@ -91,9 +99,6 @@ func patchLists(f files) (lists []string, err error) {
 				lists = append(lists, name)
 			}
 		}
-	}
-	if found > 1 {
-		return nil, fmt.Errorf("it is several patches in one: %w", ErrFormat)
 	}
 	return lists, nil
 }

@@ -322,6 +322,14 @@ func TestPatch(t *testing.T) {
 		}
 		s.Close()
 	}
+	directory := full.with(tree{"regfs/v2/patch.json": f["regfs/v2/patch.json"], "regfs/v2/requires.sha256": sums})
+	after := directory.with(tree{"regfs/v3/patch.json": f["regfs/v2/patch.json"]})
+	for _, file := range []string{directory.tar(t), after.tar(t)} { // over which a patch was put, and another one
+		same(t, "images", bring(t, file, Options{}).whole, []string{"team/new:1", "team/old:1"})
+	}
+	gone := layout.BlobDataPath(old.layer)
+	bring(t, directory.without(gone).tar(t), Options{}).says(t, "team/old:1|layer "+old.layer.String()+" is missing")
+
 	f["regfs/v2/patch.json"] = `{"patch":99}`
 	if _, err := Open(t.Context(), f.tar(t), Options{Base: store}); !errors.Is(err, ErrFormat) {
 		t.Errorf("a patch of the future: %v", err)

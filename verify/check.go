@@ -41,6 +41,7 @@ type checker struct {
 	promised map[string]digest.Digest // path → content: what a patch requires
 	whole    map[string]digest.Digest // what it yields
 	contents map[string]digest.Digest // of the files, if there may be a whole
+	releases map[string]bool          // of which there are documents
 }
 
 var errTooMany = fmt.Errorf("more than %d files", maxFiles)
@@ -62,6 +63,7 @@ func newChecker(o Options) *checker {
 		promised:  make(map[string]digest.Digest),
 		whole:     make(map[string]digest.Digest),
 		contents:  make(map[string]digest.Digest),
+		releases:  make(map[string]bool),
 		report:    Report{Problems: []Problem{}},
 	}
 }
@@ -75,12 +77,15 @@ func (c *checker) problem(object, format string, args ...any) {
 // file takes a regular file. An error is the reader's.
 func (c *checker) file(path string, r io.Reader) error {
 	p := layout.Parse(path)
-	part, _ := patch.PartOf(path)
+	part, release := patch.PartOf(path)
 	if p.Kind == layout.BlobData || p.Kind.IsLink() || part != patch.NoPart {
 		c.mu.Lock()
 		again := c.seen[path]
 		c.seen[path] = true
 		many := len(c.seen) > maxFiles
+		if part != patch.NoPart {
+			c.releases[release] = true
+		}
 		c.mu.Unlock()
 		if many {
 			return errTooMany
@@ -227,6 +232,11 @@ func (c *checker) part(path string, part patch.Part, r io.Reader) (err error) {
 func (c *checker) judge() *Report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.hasRecords() {
+		clear(c.promised)
+		clear(c.whole)
+		c.report.Patch, c.report.required = nil, nil
+	}
 	c.judgePatch()
 	for path := range c.promised {
 		c.assume(layout.Parse(path))
@@ -250,6 +260,19 @@ func (c *checker) judge() *Report {
 	c.judgeRelease()
 	c.report.sort()
 	return &c.report
+}
+
+// hasRecords says whether the documents are those of releases and patches that
+// were unpacked here one after the other: a patch is of one release, and has
+// nothing that it requires. Then the tar is that of a directory, and all must be
+// there. mu is held.
+func (c *checker) hasRecords() bool {
+	for path := range c.promised {
+		if _, here := c.contents[path]; here {
+			return true
+		}
+	}
+	return len(c.releases) > 1
 }
 
 // judgePatch compares what is required with what patch.json says of it, which is

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/regfs/regfs/archive"
+	"github.com/regfs/regfs/layout"
 )
 
 // Tar checks a tar, which may be compressed by gzip or zstd. It reads it once,
@@ -28,7 +29,11 @@ func Tar(ctx context.Context, r io.Reader, o Options) (*Report, error) {
 	if _, err := io.Copy(io.Discard, plain); err != nil {
 		return nil, err
 	}
-	return c.judge(), nil
+	report := c.judge()
+	if report.Blobs+report.Links+len(c.releases)+len(report.Problems) == 0 {
+		return nil, fmt.Errorf("no registry's storage: it has nothing of %s: %w", layout.Root, fs.ErrNotExist)
+	}
+	return report, nil
 }
 
 // block is what a tar consists of. It ends with one of zeros, or more.

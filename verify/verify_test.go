@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -238,6 +239,45 @@ func TestCutBetweenMembers(t *testing.T) {
 		if r, err := Tar(t.Context(), bytes.NewReader(data[:len(data)-cut]), Options{}); !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%d bytes less: %v, %+v", cut, err, r)
 		}
+	}
+}
+
+// A tar of something else is not good for want of anything bad.
+func TestTarOfSomethingElse(t *testing.T) {
+	files, _ := sound()
+	elsewhere := make(tree)
+	for name, text := range files {
+		elsewhere["registry/"+name] = text
+	}
+	if r, err := Tar(t.Context(), bytes.NewReader(elsewhere.tar(t)), Options{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v, %+v", err, r)
+	}
+}
+
+// The tar of a directory over which a patch was put has the patch's documents,
+// and those of others: of it all must be there, and its tags may have moved on.
+func TestTarOfAPatchedDirectory(t *testing.T) {
+	whole, _ := sound()
+	_, data := patched(t)
+	documents := tar.NewReader(bytes.NewReader(data))
+	for h, err := documents.Next(); err == nil; h, err = documents.Next() {
+		if strings.HasPrefix(h.Name, "regfs/") && h.Typeflag == tar.TypeReg {
+			text, err := io.ReadAll(documents)
+			if err != nil {
+				t.Fatal(err)
+			}
+			whole[h.Name] = string(text)
+		}
+	}
+	whole.push("library/app", "1", "base", "later")
+	whole["regfs/v3/SHA256SUMS"] = ""
+	r, err := Tar(t.Context(), bytes.NewReader(whole.tar(t)), Options{})
+	if err != nil || r.Err() != nil || r.Patch != nil {
+		t.Errorf("%v, %+v", err, r)
+	}
+	delete(whole, layout.BlobDataPath(digest.FromString("base")))
+	if r, err = Tar(t.Context(), bytes.NewReader(whole.tar(t)), Options{}); err != nil || r.Err() == nil {
+		t.Errorf("a layer that the patch requires is gone: %v, %+v", err, r)
 	}
 }
 
