@@ -52,13 +52,20 @@ func (s *Source) manifest(d digest.Digest) *parsed {
 	}
 	p.size = int64(len(data))
 	m, err := manifest.Parse(data)
-	if err == nil {
-		p.manifest = m
-	} else {
+	switch {
+	case err != nil:
 		p.err = errNoManifest{err}
+	case s.refs+len(m.Refs) > maxAllRefs:
+		p.err = fmt.Errorf("more than %d references in all manifests together", maxAllRefs)
+	default:
+		p.manifest, s.refs = m, s.refs+len(m.Refs)
 	}
 	return p
 }
+
+// maxAllRefs bounds what is kept of all manifests, to some 1 GB: 300,000 images
+// of 15 layers.
+const maxAllRefs = 5_000_000
 
 // errNoManifest says that a blob is whole and is no manifest.
 type errNoManifest struct{ error }

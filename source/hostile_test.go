@@ -171,6 +171,19 @@ func TestListsOfLists(t *testing.T) {
 	}
 }
 
+// What is kept of manifests is bounded, however small they are when compressed.
+func TestManifestsOfManyReferences(t *testing.T) {
+	p := paint("last")
+	s, err := Open(t.Context(), p.inRegistry("team/last", "1").tar(t), Options{})
+	ok(t, err)
+	defer s.Close()
+	clear(s.parsed)
+	s.refs = maxAllRefs - 1
+	if got := s.manifest(p.top); got.manifest != nil || got.err == nil {
+		t.Errorf("%+v", got)
+	}
+}
+
 // What names take of memory is bounded, also where they are short.
 func TestTarOfNames(t *testing.T) {
 	a := &archive{members: make(map[string]*member), dirs: map[string]map[string]kind{".": {}}}

@@ -113,6 +113,7 @@ type Source struct {
 	blobs   map[digest.Digest][]place  // where each may be, in the others
 	placed  map[string]bool            // what is in blobs
 	parsed  map[digest.Digest]*parsed
+	refs    int // of all that was parsed
 }
 
 // A place is where a blob may be: a file of the source, or content that was
