@@ -56,6 +56,7 @@ type writer struct {
 	running  bool       // whether a goroutine is committing
 	unsynced bool       // whether something was committed and not synced
 	timer    bool       // whether a sync will be asked for before long
+	closed   bool       // nobody asks for one any more
 	failed   error      // set from a failed commit until the releases are read back
 	idle     sync.Cond
 }
@@ -134,7 +135,7 @@ func (w *writer) syncLater() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.timer = false
-		if w.next != nil || w.unsynced {
+		if !w.closed && (w.next != nil || w.unsynced) {
 			w.add(nil).sync = true
 			w.start()
 		}
@@ -182,6 +183,7 @@ func (w *writer) settle() error {
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.closed = true
 	w.add(nil).sync = true
 	w.start()
 	for w.running {

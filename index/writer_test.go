@@ -115,6 +115,15 @@ func TestLogFollowsBadger(t *testing.T) {
 	}
 }
 
+// awaitIdle returns when no goroutine commits.
+func (w *writer) awaitIdle() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.running {
+		w.idle.Wait()
+	}
+}
+
 // One change can be larger than several logs, of which Badger has removed some
 // when the sync comes.
 func TestLogFollowsBadgerInOneChange(t *testing.T) {
@@ -126,6 +135,7 @@ func TestLogFollowsBadgerInOneChange(t *testing.T) {
 		rs = append(rs, put(fmt.Appendf(nil, "zz%04d", i), value))
 	}
 	ok(t, r.db.writer.wait(r.db.writer.enqueue(rs)))
+	r.db.writer.awaitIdle()
 	equal(t, "log that was synced", r.db.wal.path(r.db.wal.number), r.db.wal.newest())
 	if r.db.wal.number < first+3 {
 		t.Error("the change has filled few logs; the test proves nothing")
