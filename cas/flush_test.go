@@ -112,7 +112,8 @@ func TestFlushWaitsForItsOwn(t *testing.T) {
 	f := setup(t)
 	g := newGate()
 	second := digest.FromString("second")
-	var synced atomic.Bool
+	var synced atomic.Int32
+	f.disk.syncFile = func(*os.File) error { synced.Add(1); return nil }
 	first := true
 	f.disk.syncDir = func(string) error {
 		if first {
@@ -126,16 +127,12 @@ func TestFlushWaitsForItsOwn(t *testing.T) {
 	go func() { done <- f.Flush() }()
 	<-g.entered
 	f.put("second")
-	f.disk.syncFile = func(file *os.File) error {
-		synced.Store(true)
-		return nil
-	}
 	go func() { err := f.Flush(); f.mustFind(second); done <- err }()
 	close(g.open)
 	f.must(<-done)
 	f.must(<-done)
-	if !synced.Load() {
-		t.Error("Flush returned before the blob was synced")
+	if n := synced.Load(); n != 2 {
+		t.Errorf("when both flushes have returned, %d blobs of 2 are synced", n)
 	}
 }
 
