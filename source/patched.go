@@ -38,7 +38,8 @@ func withBase(f files) (files, error) {
 	}
 	p := &patched{files: f, links: make(map[string][]byte), dirs: make(map[string]map[string]kind)}
 	var current []patch.Sum
-	here := false // something that is required
+	listed := make(map[string]bool) // tags: a history is searched once
+	here := false                   // something that is required
 	for _, list := range lists {
 		data, err := f.read(list, maxSums)
 		if err != nil {
@@ -48,7 +49,10 @@ func withBase(f files) (files, error) {
 			here = here || has(f, sum.Path)
 			switch where := layout.Parse(sum.Path); {
 			case where.Kind == layout.TagCurrentLink:
-				current = append(current, sum)
+				if !listed[sum.Path] {
+					listed[sum.Path] = true
+					current = append(current, sum)
+				}
 			case where.Kind.IsLink():
 				p.enter(sum.Path, where.Digest)
 			}
