@@ -111,7 +111,7 @@ func TestLostIndex(t *testing.T) {
 		s.refuses(t, damage, []string{"it is missing", "regfs fsck --rebuild-index"}, args...)
 	}
 	s.refuses(t, usage, []string{"--repair"}, "fsck", "--rebuild-index", "--repair")
-	contains(t, s.must(t, "fsck", "--rebuild-index"), "new: 2 images, as of", "old: 1 images", "lost, as far as", "clean")
+	contains(t, s.must(t, "fsck", "--rebuild-index"), "new: 2 images, as of", "old: 1 image,", "lost, as far as", "clean")
 	s.must(t, "export", "new", "-o", dir+"/after.tar")
 	before, err := os.ReadFile(dir + "/before.tar")
 	ok(t, err)

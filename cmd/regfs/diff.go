@@ -101,8 +101,8 @@ func printDiff(w io.Writer, d *compare.Diff) error {
 func markdownDiff(w io.Writer, d *compare.Diff) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "## %s, compared with %s\n\n", code(d.After), code(d.Before))
-	fmt.Fprintf(&b, "%d images added, %d changed, %d removed, %d as before. Layers: %s new, %s shared.\n",
-		len(images(d.Added)), len(images(d.Changed)), len(images(d.Removed)), d.Same, layers(d.New), layers(d.Shared))
+	fmt.Fprintf(&b, "%s added, %d changed, %d removed, %d as before. Layers: %s new, %s shared.\n",
+		count(len(images(d.Added)), "image"), len(images(d.Changed)), len(images(d.Removed)), d.Same, layers(d.New), layers(d.Shared))
 	for _, part := range []struct {
 		title  string
 		images []compare.Image

@@ -114,7 +114,7 @@ func printRebuilt(w io.Writer, r *fsck.Rebuilt) {
 			fmt.Fprintf(w, "%s: came back empty: %s\n", release.Name, release.Problem)
 			continue
 		}
-		fmt.Fprintf(w, "%s: %d images, as of %s\n", release.Name, release.Images, release.As.Local().Format(time.DateTime))
+		fmt.Fprintf(w, "%s: %s, as of %s\n", release.Name, count(release.Images, "image"), release.As.Local().Format(time.DateTime))
 		for _, missing := range release.Missing {
 			fmt.Fprintf(w, "  %s\n", missing)
 		}
@@ -213,6 +213,6 @@ func printFindings(w io.Writer, r *fsck.Report) {
 	if r.Read > 0 {
 		fmt.Fprintf(w, "%d blobs (%s) read\n", r.Read, humanize.Bytes(uint64(r.ReadBytes)))
 	}
-	fmt.Fprintf(w, "%d releases, %d images, %d blobs (%s) checked: %s\n",
-		r.Releases, r.Images, r.Blobs, humanize.Bytes(uint64(r.Bytes)), r.Verdict())
+	fmt.Fprintf(w, "%s, %s, %s (%s) checked: %s\n",
+		count(r.Releases, "release"), count(r.Images, "image"), count(r.Blobs, "blob"), humanize.Bytes(uint64(r.Bytes)), r.Verdict())
 }

@@ -150,8 +150,8 @@ func (r *importResult) summary(dryRun bool, took time.Duration) {
 	if dryRun {
 		end = "would come in"
 	}
-	fmt.Fprintf(stderr, "%s: %d images, %d blobs (%s), of which %d (%s) are new, %s\n", r.Release, len(r.Images),
-		r.Blobs, humanize.Bytes(uint64(r.Bytes)), r.NewBlobs, humanize.Bytes(uint64(r.NewBytes)), end)
+	fmt.Fprintf(stderr, "%s: %s, %s (%s), of which %d (%s) are new, %s\n", r.Release, count(len(r.Images), "image"),
+		count(r.Blobs, "blob"), humanize.Bytes(uint64(r.Bytes)), r.NewBlobs, humanize.Bytes(uint64(r.NewBytes)), end)
 }
 
 // trimCause leaves out the kind of an error, which is for programs.
