@@ -29,7 +29,6 @@ const (
 )
 
 func TestBadNames(t *testing.T) {
-	withoutRaceDetector(t)
 	s := newStore(t, "v1.0")
 	before := s.must(t, "release", "ls")
 	out := filepath.Join(t.TempDir(), "x.tar")
@@ -63,7 +62,6 @@ func TestBadNames(t *testing.T) {
 }
 
 func TestBadStore(t *testing.T) {
-	withoutRaceDetector(t)
 	all := [][]string{{"ls", "v1.0"}, {"status"}, {"release", "create", "v2"}, {"export", "v1.0", "-o", "-"}, {"mount", "v1.0", t.TempDir()}}
 	t.Run("missing", func(t *testing.T) {
 		for _, dir := range []string{filepath.Join(t.TempDir(), "none"), t.TempDir()} {
@@ -142,7 +140,6 @@ func TestMountCreates(t *testing.T) {
 }
 
 func TestBadMountPoint(t *testing.T) {
-	withoutRaceDetector(t)
 	s := newStore(t, "v1.0", "v1.1")
 	dir := t.TempDir()
 	t.Run("missing", func(t *testing.T) {
@@ -343,7 +340,6 @@ func bigRelease(t *testing.T) (store, image) {
 }
 
 func TestExportFaults(t *testing.T) {
-	withoutRaceDetector(t)
 	s, img := bigRelease(t)
 	t.Run("output exists", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "big.tar")
@@ -398,7 +394,7 @@ func TestExportFaults(t *testing.T) {
 		for _, how := range [][]string{nil, {"--verify"}, {"--split", "50MB"}, {"--compress", "zstd"}, {"--compress", "gzip", "--split", "50MB"}} {
 			used := peakMemory(t, program, append([]string{"--store", string(s), "export", "big", "-o", t.TempDir() + "/big.tar"}, how...)...)
 			t.Logf("%v: %d MiB", how, used)
-			if used > 160 && !raceDetector { // which takes several times as much
+			if used > 160 {
 				t.Errorf("%v took %d MiB for 192 MiB of layers", how, used)
 			}
 		}

@@ -22,7 +22,6 @@ var benchSizes = bench.Sizes{
 
 func benchOptions(t *testing.T) bench.Options {
 	t.Helper()
-	withoutRaceDetector(t)
 	return bench.Options{
 		Program: program, Registry: registrytest.RegistryProgram(t, registrytest.V31),
 		Dir: t.TempDir(), Rounds: 1, Sizes: benchSizes, Progress: io.Discard,

@@ -17,6 +17,7 @@ import (
 )
 
 func TestSkopeo(t *testing.T) {
+	withRaceDetector(t)
 	onBoth(t, func(t *testing.T, v registrytest.Version) {
 		release := synthetic(t)[0]
 		r := serveRelease(t, v, nil)

@@ -161,6 +161,7 @@ func TestBadListsAreRefused(t *testing.T) {
 // TestManyMakeOneRelease: of several commands one makes the release, with and
 // without a server; a command that is killed leaves none, or a whole one.
 func TestManyMakeOneRelease(t *testing.T) {
+	withRaceDetector(t)
 	releases, err := threeReleases()
 	ok(t, err)
 	s := newStore(t, "v1.0")

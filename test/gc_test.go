@@ -71,6 +71,7 @@ var gcScenarios = []gcScenario{
 }
 
 func TestCollect(t *testing.T) {
+	withRaceDetector(t)
 	for _, s := range gcScenarios {
 		t.Run(s.name, func(t *testing.T) {
 			onBoth(t, func(t *testing.T, v registrytest.Version) {
@@ -379,7 +380,6 @@ func overlayCollectManifest(t *testing.T, v registrytest.Version) []string {
 // again. What is needed stays, nothing names what is gone, and in the end all
 // garbage is gone.
 func TestCollectKilled(t *testing.T) {
-	withoutRaceDetector(t)
 	s, a := newStore(t, "v1"), newApp(1)
 	m := s.mount(t, "v1")
 	r := serve(t, registrytest.V31, m.dir, nil)

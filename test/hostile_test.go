@@ -24,6 +24,7 @@ import (
 // or listed or is in an export, nothing is outside of the store, and the server's
 // log has no secret in it.
 func TestHostileClient(t *testing.T) {
+	withRaceDetector(t)
 	for _, v := range registrytest.Versions {
 		t.Run(string(v), func(t *testing.T) {
 			s := newStore(t, "v1.0")

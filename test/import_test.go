@@ -261,6 +261,7 @@ func configOf(t *testing.T, file string) digest.Digest {
 // TestImportWhileServed: an import works beside a server, but not into a
 // release that it has mounted, nor is one mounted that is being imported into.
 func TestImportWhileServed(t *testing.T) {
+	withRaceDetector(t)
 	releases := synthetic(t)
 	s := newStore(t, "v1.0", "v1.1")
 	m := s.mount(t, "v1.0")

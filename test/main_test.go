@@ -35,17 +35,16 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// findProgram returns $REGFS, or builds the program. Under the race detector
-// the program has it too, so it is always built.
+// findProgram returns $REGFS, or builds the program as users have it.
 func findProgram(dir string) (string, error) {
-	if path := os.Getenv("REGFS"); path != "" && !raceDetector {
+	if path := os.Getenv("REGFS"); path != "" {
 		return filepath.Abs(path)
 	}
-	path := filepath.Join(dir, "regfs")
-	args := []string{"build", "-o", path}
-	if raceDetector {
-		args = append(args, "-race")
-	}
+	return buildProgram(filepath.Join(dir, "regfs"))
+}
+
+func buildProgram(path string, flags ...string) (string, error) {
+	args := append([]string{"build", "-trimpath", "-o", path}, flags...)
 	out, err := exec.Command("go", append(args, "github.com/regfs/regfs/cmd/regfs")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
@@ -53,30 +52,23 @@ func findProgram(dir string) (string, error) {
 	return path, nil
 }
 
-// withoutRaceDetector lets a test run the program as users have it: where it is
-// started hundreds of times, or timed. The detector has its say elsewhere.
-func withoutRaceDetector(t *testing.T) {
+// withRaceDetector lets a test run the program with the race detector, if the
+// tests are: one in which many things happen in the program at the same time.
+// With it a program starts ten times as slowly, and most tests start it often.
+func withRaceDetector(t *testing.T) {
 	t.Helper()
 	if !raceDetector {
 		return
 	}
-	plain, err := plainOnce()
+	raced, err := racedOnce()
 	ok(t, err)
-	raced := program
-	program = plain
-	t.Cleanup(func() { program = raced })
+	plain := program
+	program = raced
+	t.Cleanup(func() { program = plain })
 }
 
-var plainOnce = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("REGFS"); path != "" {
-		return filepath.Abs(path)
-	}
-	path := filepath.Join(shared, "regfs-plain")
-	out, err := exec.Command("go", "build", "-trimpath", "-o", path, "github.com/regfs/regfs/cmd/regfs").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return path, nil
+var racedOnce = sync.OnceValues(func() (string, error) {
+	return buildProgram(filepath.Join(shared, "regfs-raced"), "-race")
 })
 
 var debianOnce = sync.OnceValues(func() ([]imagetest.Release, error) {

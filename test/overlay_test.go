@@ -16,6 +16,7 @@ import (
 // TestStoryByOverlay is the main job by overlayfs. Its releases must be those
 // that FUSE makes of the same pushes, for every command that answers.
 func TestStoryByOverlay(t *testing.T) {
+	withRaceDetector(t)
 	onBoth(t, func(t *testing.T, v registrytest.Version) {
 		releases := debian(t)
 		s, fuse := newStore(t, "v1.0", "v1.1"), newStore(t, "v1.0", "v1.1")
@@ -61,6 +62,7 @@ func sameAnswers(t *testing.T, a, b store, release string) {
 // TestOverlayServerKilled: an overlay needs no server, and the next one takes
 // it over.
 func TestOverlayServerKilled(t *testing.T) {
+	withRaceDetector(t)
 	s := newStore(t, "v1.0")
 	dir := filepath.Join(t.TempDir(), "mnt")
 	ok(t, os.Mkdir(dir, 0o755))

@@ -133,6 +133,7 @@ func manifestServed(t *testing.T, a *registrytest.API, repo, ref string, wanted 
 }
 
 func TestUploads(t *testing.T) {
+	withRaceDetector(t)
 	onAll(t, func(t *testing.T, v registrytest.Version) {
 		r := serveRelease(t, v, nil)
 		content := noise(1, 300_000)
@@ -326,6 +327,7 @@ func TestPaging(t *testing.T) {
 
 // TestTwoRegistries lets two processes write the same at once.
 func TestTwoRegistries(t *testing.T) {
+	withRaceDetector(t)
 	onAll(t, func(t *testing.T, v registrytest.Version) {
 		r := serveRelease(t, v, nil)
 		second := serve(t, v, r.mount.dir, nil)

@@ -56,6 +56,7 @@ func (s *soak) String() string {
 }
 
 func TestSoak(t *testing.T) {
+	withRaceDetector(t)
 	s := &soak{store: newStore(t, "v2.8", "v3.1")}
 	common := pool(t, seed)
 	// The server stays when no mount is there.

@@ -134,6 +134,7 @@ func repositories(r imagetest.Release) (names []string) {
 // TestStory is the main job: three releases, each on a mount of its own beside
 // the others, each exported while its registry runs.
 func TestStory(t *testing.T) {
+	withRaceDetector(t)
 	onBoth(t, func(t *testing.T, v registrytest.Version) {
 		releases := debian(t)
 		s := newStore(t, "v1.0", "v1.1", "v1.2")

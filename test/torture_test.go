@@ -68,7 +68,6 @@ var seed = func() uint64 {
 // minutes are unlike the rest of its life.
 func torture(t *testing.T, diskKind string, rounds int) {
 	const perStore = 10
-	withoutRaceDetector(t)
 	sum := report.add(t.Name())
 	for first := 0; first < rounds && !t.Failed(); first += perStore {
 		t.Run(fmt.Sprint("store-", first/perStore), func(t *testing.T) {
