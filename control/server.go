@@ -103,7 +103,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST /v1/imports/{id}/blob", during(s, s.importBlob))
 	mux.Handle("POST /v1/imports/{id}/images", during(s, s.importImages))
 	mux.Handle("POST /v1/imports/{id}/end", s.answer(s.endImport))
-	mux.Handle("POST /v1/umount", s.answer(s.unmount))
+	mux.HandleFunc("POST /v1/umount", s.unmount)
 	mux.HandleFunc("POST /v1/mounts", s.mount)
 	mux.HandleFunc("POST /v1/gc", s.collect)
 	return mux
@@ -114,16 +114,20 @@ func (s *Server) handler() http.Handler {
 func (s *Server) answer(f func(*http.Request) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out, err := s.use(r, f)
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writePatience))
-		if err != nil {
-			s.fail(w, err)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		if err := json.NewEncoder(w).Encode(out); err != nil {
-			s.log.Debug("answer not sent", "path", r.URL.Path, "err", err)
-		}
+		s.tell(w, r, out, err)
 	})
+}
+
+func (s *Server) tell(w http.ResponseWriter, r *http.Request, out any, err error) {
+	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writePatience))
+	if err != nil {
+		s.fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(out); err != nil {
+		s.log.Debug("answer not sent", "path", r.URL.Path, "err", err)
+	}
 }
 
 func (s *Server) use(r *http.Request, f func(*http.Request) (any, error)) (any, error) {
@@ -255,7 +259,17 @@ func (s *Server) sync(r *http.Request) (any, error) {
 	return s.settle(release.Name)
 }
 
-func (s *Server) unmount(r *http.Request) (any, error) {
+// unmount answers when the mount is gone; if the server leaves with it, when the
+// store is given up.
+func (s *Server) unmount(w http.ResponseWriter, r *http.Request) {
+	out, err := s.use(r, s.endMount)
+	if err == nil {
+		s.awaitLeft()
+	}
+	s.tell(w, r, out, err)
+}
+
+func (s *Server) endMount(r *http.Request) (any, error) {
 	var req unmountRequest
 	if err := decode(r, &req); err != nil {
 		return nil, err
@@ -303,6 +317,13 @@ func (s *Server) mount(w http.ResponseWriter, r *http.Request) {
 		}
 		<-m.done
 	}
+	s.awaitLeft()
+}
+
+// awaitLeft waits for the store to be given up, if the server is leaving: who
+// is told then can unmount its disk, or remove it. The caller uses the store no
+// more.
+func (s *Server) awaitLeft() {
 	select {
 	case <-s.leaving:
 		<-s.left
