@@ -127,7 +127,12 @@ func (s *scaling) serveStore(ctx context.Context, round int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.run(unbroken, "umount", root)) }()
-	return s.useMount(ctx, round, root, server.pid())
+	// The process that was started supervises the one that serves.
+	status, err := r.status(ctx)
+	if err != nil {
+		return err
+	}
+	return s.useMount(ctx, round, root, status.Server)
 }
 
 func (s *scaling) useMount(ctx context.Context, round int, root string, pid int) error {

@@ -57,8 +57,6 @@ func awaitServer(ctx context.Context, dir string) error {
 	return fmt.Errorf("the server does not answer: %w", errors.Join(last, ctx.Err()))
 }
 
-func (s *server) pid() int { return s.cmd.Process.Pid }
-
 func (s *server) stop() error {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
