@@ -15,6 +15,7 @@ import (
 
 	"github.com/regfs/regfs/export"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/layout"
 	"github.com/regfs/regfs/manifest"
 )
 
@@ -50,10 +51,7 @@ type Image struct {
 
 // Name is the image's name as users know it.
 func (i Image) Name() string {
-	if i.Tag == "" {
-		return i.Repository + "@" + i.Digest.String()
-	}
-	return i.Repository + ":" + i.Tag
+	return layout.ImageName(i.Repository, i.Tag, i.Digest)
 }
 
 // Layers are so many, with so many bytes.

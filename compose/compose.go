@@ -25,6 +25,7 @@ import (
 	"github.com/regfs/regfs/imagelist"
 	"github.com/regfs/regfs/index"
 	"github.com/regfs/regfs/intake"
+	"github.com/regfs/regfs/layout"
 )
 
 // A Request says of what a release is to be made.
@@ -58,10 +59,7 @@ type Image struct {
 
 // Name is the image's name as users know it.
 func (i Image) Name() string {
-	if i.Tag == "" {
-		return i.Repository + "@" + i.Digest.String()
-	}
-	return i.Repository + ":" + i.Tag
+	return layout.ImageName(i.Repository, i.Tag, i.Digest)
 }
 
 // A Missing is an image that the release has not. The reference is one of a

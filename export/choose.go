@@ -8,6 +8,7 @@ import (
 
 	"github.com/regfs/regfs/imagelist"
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/layout"
 )
 
 // A Chooser finds the images of a release, each with what travels with it: by
@@ -42,10 +43,7 @@ type Choice struct {
 
 // Name is the image's name as users know it.
 func (c Choice) Name() string {
-	if c.Tag != "" {
-		return c.Repository + ":" + c.Tag
-	}
-	return c.Repository + "@" + c.Digest.String()
+	return layout.ImageName(c.Repository, c.Tag, c.Digest)
 }
 
 // Find finds the image that a reference names, with its signatures and other

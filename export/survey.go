@@ -7,6 +7,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regfs/regfs/index"
+	"github.com/regfs/regfs/layout"
 )
 
 // A repository is what a release says of one.
@@ -105,7 +106,7 @@ func (r *repository) nameImages() {
 			rev.images = append(rev.images, r.ownNames(parent)...)
 		}
 		if len(rev.images) == 0 { // part of an index whose other parts are unknown
-			rev.images = []string{r.name + "@" + rev.digest.String()}
+			rev.images = []string{layout.ImageName(r.name, "", rev.digest)}
 		}
 		slices.Sort(rev.images)
 		rev.images = slices.Compact(rev.images)
@@ -115,7 +116,7 @@ func (r *repository) nameImages() {
 // ownNames of a revision that is only a part of others are none.
 func (r *repository) ownNames(rev *revision) []string {
 	if rev.loose() {
-		return []string{r.name + "@" + rev.digest.String()}
+		return []string{layout.ImageName(r.name, "", rev.digest)}
 	}
 	names := make([]string, len(rev.tags))
 	for i, t := range rev.tags {

@@ -101,10 +101,7 @@ type image struct {
 }
 
 func (i image) name() string {
-	if i.tag == "" {
-		return i.repository + "@" + i.digest.String()
-	}
-	return i.repository + ":" + i.tag
+	return layout.ImageName(i.repository, i.tag, i.digest)
 }
 
 // A source is an inventory, looked at image by image.

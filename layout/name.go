@@ -1,6 +1,10 @@
 package layout
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
 
 const (
 	maxRepository = 255 // distribution/reference: RepositoryNameTotalLengthMax
@@ -129,3 +133,12 @@ func isHex(s string) bool {
 
 func isLower(c byte) bool { return 'a' <= c && c <= 'z' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+// ImageName is how users know an image: by its tag, or by its digest if it has
+// none.
+func ImageName(repository, tag string, d digest.Digest) string {
+	if tag == "" {
+		return repository + "@" + d.String()
+	}
+	return repository + ":" + tag
+}

@@ -48,10 +48,7 @@ type Name struct {
 }
 
 func (n Name) String() string {
-	if n.Tag == "" {
-		return n.Repository + "@" + n.Digest.String()
-	}
-	return n.Repository + ":" + n.Tag
+	return layout.ImageName(n.Repository, n.Tag, n.Digest)
 }
 
 func compare(a, b Name) int {

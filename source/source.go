@@ -23,6 +23,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/regfs/regfs/layout"
 	"github.com/regfs/regfs/manifest"
 )
 
@@ -86,10 +87,11 @@ type Image struct {
 
 // Name is how users know the image.
 func (i Image) Name() string {
-	if len(i.Tags) == 0 {
-		return i.Repository + "@" + i.Digest.String()
+	tag := ""
+	if len(i.Tags) > 0 {
+		tag = i.Tags[0]
 	}
-	return i.Repository + ":" + i.Tags[0]
+	return layout.ImageName(i.Repository, tag, i.Digest)
 }
 
 // A Refusal is an image, or a part of a source, that is not brought in.
