@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -149,44 +150,19 @@ func (s *Server) reserveImport(i *importing) error {
 	if s.closing {
 		return ErrLeaving
 	}
-	if s.removing[i.release.Name] {
-		return fmt.Errorf("import into %s: it is being removed: %w", i.release.Name, syscall.EBUSY)
-	}
-	for _, m := range s.mounts {
-		if m.Release == i.release.Name {
-			return fmt.Errorf("import into %s: it is mounted at %s; umount it, import, and mount it again: %w",
-				i.release.Name, m.Mountpoint, syscall.EBUSY)
-		}
-	}
-	if err := i.release.Frozen(); err != nil {
+	if err := cmp.Or(i.release.Frozen(), s.isMounted(i.release.Name)); err != nil {
 		return fmt.Errorf("import into %s: %w", i.release.Name, err)
-	}
-	if what, ok := s.claims[i.release.Name]; ok {
-		return fmt.Errorf("import into %s: another command is at work on it (%s): %w", i.release.Name, what, syscall.EBUSY)
-	}
-	for at, l := range s.lost {
-		if l.Release == i.release.Name {
-			return fmt.Errorf("import into %s: a server that died had it mounted at %s; umount it, import, and mount it again: %w",
-				i.release.Name, at, syscall.EBUSY)
-		}
 	}
 	for _, other := range s.imports {
 		if other.release.Name == i.release.Name {
 			return &importBusyError{other}
 		}
 	}
+	if err := s.isTaken(i.release.Name); err != nil {
+		return fmt.Errorf("import into %s: %w", i.release.Name, err)
+	}
 	s.imports[i.id] = i
 	return nil
-}
-
-// importsInto says whether an import into the release is under way. mu is held.
-func (s *Server) importsInto(release string) bool {
-	for _, i := range s.imports {
-		if i.release.Name == release {
-			return true
-		}
-	}
-	return false
 }
 
 // removeImport ends an import when its last request is answered.

@@ -122,14 +122,8 @@ func (s *Server) reserve(m *mounted) error {
 	if s.closing {
 		return ErrLeaving
 	}
-	if s.removing[m.Release] {
-		return fmt.Errorf("mount %s: it is being removed: %w", m.Release, syscall.EBUSY)
-	}
-	if s.importsInto(m.Release) {
-		return fmt.Errorf("mount %s: an import into it is under way; wait for its end: %w", m.Release, syscall.EBUSY)
-	}
-	if what, ok := s.claims[m.Release]; ok {
-		return fmt.Errorf("mount %s: another command is at work on it (%s): %w", m.Release, what, syscall.EBUSY)
+	if err := s.isTaken(m.Release); err != nil {
+		return fmt.Errorf("mount %s: %w", m.Release, err)
 	}
 	for _, other := range s.mounts {
 		if other.Release == m.Release {

@@ -33,7 +33,7 @@ func (s *Server) eliminate(ctx context.Context, name string, dryRun bool) error 
 	if err := s.reserveRemoval(name); err != nil {
 		return fmt.Errorf("remove release %s: %w", name, err)
 	}
-	defer s.endRemoval(name)
+	defer s.unclaim(name)
 	if dryRun {
 		return s.store.Index.CheckRemovable(name)
 	}
@@ -46,49 +46,17 @@ func (s *Server) eliminate(ctx context.Context, name string, dryRun bool) error 
 	return err
 }
 
-// reserveRemoval keeps a release from being mounted, if it is not, and has
-// nothing that was not read back.
+// reserveRemoval claims a release for its removal, if it has nothing that was
+// not read back.
 func (s *Server) reserveRemoval(name string) error {
-	if err := s.enterRemoval(name); err != nil {
+	if err := s.enterClaim(name, "release rm"); err != nil {
 		return err
 	}
 	if s.overlay(name).Pending() {
-		s.endRemoval(name)
+		s.unclaim(name)
 		return fmt.Errorf("what was written to it by overlayfs is not read back; \"regfs sync %s\" does that: %w", name, syscall.EBUSY)
 	}
 	return nil
-}
-
-func (s *Server) enterRemoval(name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range s.mounts {
-		if m.Release == name {
-			return fmt.Errorf("it is mounted at %s; umount it first: %w", m.Mountpoint, syscall.EBUSY)
-		}
-	}
-	for at, l := range s.lost {
-		if l.Release == name {
-			return fmt.Errorf("a server that died had it mounted at %s; umount it first: %w", at, syscall.EBUSY)
-		}
-	}
-	if s.importsInto(name) {
-		return fmt.Errorf("an import into it is under way: %w", syscall.EBUSY)
-	}
-	if s.removing[name] {
-		return fmt.Errorf("it is being removed already: %w", syscall.EBUSY)
-	}
-	if what, ok := s.claims[name]; ok {
-		return fmt.Errorf("another command is at work on it (%s): %w", what, syscall.EBUSY)
-	}
-	s.removing[name] = true
-	return nil
-}
-
-func (s *Server) endRemoval(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.removing, name)
 }
 
 // untilLeaving ends a context also when the server is about to leave.

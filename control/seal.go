@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -101,63 +100,6 @@ type silent struct{ error }
 
 func (silent) Error() string   { return "" }
 func (s silent) Unwrap() error { return s.error }
-
-// claim keeps a release from being mounted, and from other claims, until the
-// function that is returned is called. What overlayfs wrote to it is read back
-// first. One that is mounted, or that a server which died has left mounted, is
-// EBUSY. What is what the release is claimed for.
-func (s *Server) claim(name, what string) (unclaim func(), err error) {
-	if err := s.enterClaim(name, what); err != nil {
-		return nil, fmt.Errorf("%s %s: %w", what, name, err)
-	}
-	unclaim = func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.claims, name)
-	}
-	report, err := s.settle(name)
-	if err == nil {
-		err = refused(name, report)
-	}
-	if err == nil && s.overlay(name).Pending() {
-		err = fmt.Errorf("somebody uses still what overlayfs has mounted of it; stop them, and \"regfs sync %s\": %w", name, syscall.EBUSY)
-	}
-	if err != nil {
-		unclaim()
-		return nil, fmt.Errorf("%s %s: %w", what, name, err)
-	}
-	return unclaim, nil
-}
-
-func (s *Server) enterClaim(name, what string) error {
-	dead, err := s.dead()
-	if err != nil {
-		return err
-	}
-	for _, l := range dead {
-		if l.Release == name {
-			return fmt.Errorf("a server that died has left it mounted at %s; umount it first: %w", l.Mountpoint, syscall.EBUSY)
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, m := range s.mounts {
-		if m.Release == name {
-			return fmt.Errorf("it is mounted at %s; umount it first: %w", m.Mountpoint, syscall.EBUSY)
-		}
-	}
-	if s.importsInto(name) {
-		return fmt.Errorf("an import into it is under way; wait for its end: %w", syscall.EBUSY)
-	}
-	if s.removing[name] {
-		return fmt.Errorf("it is being removed: %w", syscall.EBUSY)
-	}
-	if other, ok := s.claims[name]; ok {
-		return fmt.Errorf("another command is at work on it (%s): %w", other, syscall.EBUSY)
-	}
-	s.claims[name] = what
-	return nil
-}
 
 // exportedDocument adds to an inventory the document of a sealed release, if the
 // inventory is of all of it.

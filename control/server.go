@@ -37,9 +37,8 @@ type Server struct {
 	lost       map[string]lost             // by mount point: noted, and not restored
 	restoring  bool                        // mounts are being restored: no time to leave
 	overlays   map[string]*overlay.Overlay // by release
-	claims     map[string]string           // by release: see claim
+	claims     map[string]string           // by release: what it is claimed for
 	renaming   int                         // releases that are being renamed: no time to collect
-	removing   map[string]bool             // releases that are being removed, and cannot be mounted
 	collecting bool                        // garbage is being collected: no time to leave
 	imports    map[string]*importing       // by id
 	closing    bool                        // no new mount is taken
@@ -62,7 +61,6 @@ func NewServer(s *store.Store, log *slog.Logger) *Server {
 		lost:     make(map[string]lost),
 		overlays: make(map[string]*overlay.Overlay),
 		claims:   make(map[string]string),
-		removing: make(map[string]bool),
 		imports:  make(map[string]*importing),
 		stopped:  make(chan struct{}),
 		leaving:  make(chan struct{}),
