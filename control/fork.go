@@ -132,11 +132,7 @@ func (s *Server) moveRelease(old, name string) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(to))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return store.SyncDir(filepath.Dir(to))
 }
 
 // forgetOverlay: what is known of a release's overlay is known by its name.

@@ -12,17 +12,24 @@ import (
 	"github.com/regfs/regfs/store"
 )
 
-// The names of a release are written down when they have changed, and not when
-// they have not.
-func TestSnapshotOfChanges(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "store")
+// unserved is a server of a new store that answers nobody.
+func unserved(t *testing.T, releases ...string) (dir string, s *Server) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "store")
 	ok(t, store.Init(dir))
 	st, err := store.Open(dir, quiet)
 	ok(t, err)
-	defer st.Close()
-	ok(t, st.Index.Create("v1"))
-	ok(t, st.Index.Create("v2"))
-	s := NewServer(st, quiet)
+	t.Cleanup(func() { st.Close() })
+	for _, name := range releases {
+		ok(t, st.Index.Create(name))
+	}
+	return dir, NewServer(st, quiet)
+}
+
+// The names of a release are written down when they have changed, and not when
+// they have not.
+func TestSnapshotOfChanges(t *testing.T) {
+	dir, s := unserved(t, "v1", "v2")
 	file := func() os.FileInfo {
 		t.Helper()
 		info, err := os.Stat(filepath.Join(dir, store.SnapshotFile("v1")))
@@ -35,7 +42,7 @@ func TestSnapshotOfChanges(t *testing.T) {
 	if !os.SameFile(first, file()) {
 		t.Error("written again, and nothing has changed")
 	}
-	r, err := st.Index.Open("v1")
+	r, err := s.store.Index.Open("v1")
 	ok(t, err)
 	defer r.Close()
 	ok(t, r.HideLayer("app", digest.FromString("x")))
@@ -54,14 +61,7 @@ func TestSnapshotOfChanges(t *testing.T) {
 // A server writes down the names of releases that have none, and of what is
 // mounted now and then.
 func TestKeepSnapshots(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "store")
-	ok(t, store.Init(dir))
-	st, err := store.Open(dir, quiet)
-	ok(t, err)
-	defer st.Close()
-	ok(t, st.Index.Create("v1"))
-	ok(t, st.Index.Create("mounted"))
-	s := NewServer(st, quiet)
+	dir, s := unserved(t, "v1", "mounted")
 	m := newMounted(Mount{Release: "mounted", Mountpoint: "/mnt"})
 	close(m.started)
 	s.mounts["/mnt"] = m
@@ -78,7 +78,7 @@ func TestKeepSnapshots(t *testing.T) {
 	}
 	read("v1")
 	read("mounted")
-	r, err := st.Index.Open("mounted")
+	r, err := s.store.Index.Open("mounted")
 	ok(t, err)
 	defer r.Close()
 	ok(t, r.HideLayer("app", digest.FromString("x")))
