@@ -57,12 +57,12 @@ func (c *tally) crashed(power bool, where string) {
 // testedEnough is an error if the run proves little, whatever it has not found.
 func (c *tally) testedEnough(rounds int) error {
 	switch {
-	case c.rounds != rounds:
+	case c.rounds < rounds:
 		return fmt.Errorf("%d rounds of %d", c.rounds, rounds)
 	case c.acknowledged < rounds || c.pulled < rounds:
-		return fmt.Errorf("in %d rounds %d manifests were acknowledged and %d images pulled: too few to say anything", rounds, c.acknowledged, c.pulled)
+		return fmt.Errorf("in %d rounds %d manifests were acknowledged and %d images pulled: too few to say anything", c.rounds, c.acknowledged, c.pulled)
 	case rounds >= 10 && (len(c.crashes) < 2 || c.underWay["upload"]+c.underWay["manifest"] == 0 || c.removed == 0):
-		return fmt.Errorf("%d rounds had only crashes %v, with %v under way, and %d removals", rounds, c.crashes, c.underWay, c.removed)
+		return fmt.Errorf("%d rounds had only crashes %v, with %v under way, and %d removals", c.rounds, c.crashes, c.underWay, c.removed)
 	}
 	return nil
 }

@@ -65,15 +65,20 @@ var seed = func() uint64 {
 }()
 
 // torture runs rounds, on a new store every now and then, since a store's first
-// minutes are unlike the rest of its life.
+// minutes are unlike the rest of its life. A few rounds can all have crashed
+// before anything was acknowledged; then more follow, up to three times as many.
 func torture(t *testing.T, diskKind string, rounds int) {
 	const perStore = 10
 	sum := report.add(t.Name())
-	for first := 0; first < rounds && !t.Failed(); first += perStore {
-		t.Run(fmt.Sprint("store-", first/perStore), func(t *testing.T) {
-			o := newOrdeal(t, diskKind, uint64(first/perStore))
+	enough := func() bool { return sum.testedEnough(rounds) == nil || sum.rounds >= 3*rounds }
+	for store := 0; !enough() && !t.Failed(); store++ {
+		t.Run(fmt.Sprint("store-", store), func(t *testing.T) {
+			o := newOrdeal(t, diskKind, uint64(store))
 			o.tally = sum
-			for range min(perStore, rounds-first) {
+			for range perStore {
+				if enough() {
+					break
+				}
 				for _, l := range o.round() {
 					t.Errorf("M7, round %d of this store: %s%s", o.number, l, o.seedText())
 				}
