@@ -61,6 +61,14 @@ func (o *Overlay) attach(dir string, readOnly bool) error {
 // the upper directory. The kernel knows. It refuses a second overlay with the
 // same upper directory, if it is asked for one with an index.
 func (o *Overlay) InUse() (bool, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.inUse()
+}
+
+// inUse is InUse. mu is held: two who ask at once would each find the overlay
+// by which the other asks.
+func (o *Overlay) inUse() (bool, error) {
 	fsfd, err := o.configure("on", true)
 	if errors.Is(err, syscall.EBUSY) {
 		return true, nil

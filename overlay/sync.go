@@ -61,7 +61,7 @@ func (o *Overlay) finish() (Report, error) {
 		}
 		return Report{}, os.RemoveAll(o.dir("")) // nothing, mostly
 	}
-	if used, err := o.InUse(); err != nil {
+	if used, err := o.inUse(); err != nil {
 		return Report{}, err
 	} else if used {
 		return Report{}, fmt.Errorf("it is mounted, or a process or another mount namespace, such as a container's, has it still: %w", syscall.EBUSY)
