@@ -10,7 +10,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -38,13 +37,10 @@ func (m Mounts) storeBlob(d digest.Digest) string {
 func (m Mounts) stored(t *testing.T, d digest.Digest) string {
 	t.Helper()
 	name := m.storeBlob(d)
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Lstat(name); err == nil {
-			return name
-		}
+	if !m.within(func() bool { _, err := os.Lstat(name); return err == nil }) {
+		t.Fatalf("%s is not there long after the commit", name)
 	}
-	t.Fatalf("%s is not there 10 seconds after the commit", name)
-	return ""
+	return name
 }
 
 // testMismatch: content that its name does not fit is refused, on each of the
@@ -101,11 +97,8 @@ func testMismatch(t *testing.T, m Mounts) {
 // logged waits for the log to say something: it comes from another process.
 func logged(t *testing.T, m Mounts, want string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !strings.Contains(m.Log(), want); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Errorf("the log does not name %s", want)
-			return
-		}
+	if !m.within(func() bool { return strings.Contains(m.Log(), want) }) {
+		t.Errorf("the log does not name %s", want)
 	}
 }
 

@@ -81,7 +81,7 @@ func TestOverlay(t *testing.T) {
 // exceptedVariable lets TestExcepted do what is expected to fail.
 const exceptedVariable = "MOUNTTEST_EXCEPTED"
 
-// Clauses that fail only after a wait for what does not come, or by a signal.
+// Clauses that fail only after many waits for what does not come, or by a signal.
 // What holds instead is O4_refused.
 var slowToFail = []string{"M5_mismatch", "M6_rewritten_under_readers"}
 
@@ -100,7 +100,7 @@ func TestExcepted(t *testing.T) {
 	}
 	if os.Getenv(exceptedVariable) != "" {
 		m := startServer(t, 2*time.Minute).overlaySuite()
-		m.Except = exceptions
+		m.Except, m.Patience = exceptions, time.Second
 		mounttest.Excepted(t, m)
 		return
 	}

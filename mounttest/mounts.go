@@ -1,6 +1,10 @@
 package mounttest
 
-import "testing"
+import (
+	"cmp"
+	"testing"
+	"time"
+)
 
 // A Reuse says where links resolve that a release has not written: M2.
 type Reuse string
@@ -35,6 +39,20 @@ type Mounts struct {
 	// Slow says that the backend, or the test, is so much slower than usual that
 	// the clauses about many files are to do with a tenth: see [Scale].
 	Slow bool
+
+	// Patience is how long to wait for what comes before long, such as a blob in
+	// the store; 10 seconds, if it is zero.
+	Patience time.Duration
+}
+
+// within waits for something to be so, and says whether it was in time.
+func (m Mounts) within(is func() bool) bool {
+	for end := time.Now().Add(cmp.Or(m.Patience, 10*time.Second)); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
 }
 
 // many is how many files a clause about many files makes.
