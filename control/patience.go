@@ -35,7 +35,7 @@ func mostOf(r *http.Request) int64 {
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/v1/imports/"):
 		return maxImportRequest
-	case strings.HasSuffix(r.URL.Path, "/inventory"):
+	case strings.HasSuffix(r.URL.Path, "/inventory"), strings.HasSuffix(r.URL.Path, "/compose"):
 		return maxSelection
 	}
 	return maxRequest

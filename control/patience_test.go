@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/regfs/regfs/compose"
+	"github.com/regfs/regfs/imagelist"
 	"github.com/regfs/regfs/store"
 )
 
@@ -42,6 +45,21 @@ func call(t *testing.T, dir string, each int) []net.Conn {
 		}
 	}
 	return all
+}
+
+// A list of images may be long.
+func TestLongList(t *testing.T) {
+	dir := newStore(t)
+	startServer(t, dir, quiet)
+	var req compose.Request
+	for i := range 3000 {
+		req.Images = append(req.Images, imagelist.Reference{Host: "registry.example.com", Name: fmt.Sprint("team/app", i), Tag: "1.0.0"})
+	}
+	report, err := dial(t, dir).Compose(t.Context(), "v1", req)
+	ok(t, err)
+	if len(report.Missing) != len(req.Images) {
+		t.Errorf("%d of %d are missing", len(report.Missing), len(req.Images))
+	}
 }
 
 // Callers that stop in the middle of a request hold up nobody: not the others,
