@@ -13,18 +13,28 @@ func (s *Server) claim(name, what string) (unclaim func(), err error) {
 	if err := s.enterClaim(name, what); err != nil {
 		return nil, fmt.Errorf("%s %s: %w", what, name, err)
 	}
-	report, err := s.settle(name)
-	if err == nil {
-		err = refused(name, report)
-	}
-	if err == nil && s.overlay(name).Pending() {
-		err = fmt.Errorf("somebody uses still what overlayfs has mounted of it; stop them, and \"regfs sync %s\": %w", name, syscall.EBUSY)
-	}
-	if err != nil {
+	if err := s.settleForGood(name); err != nil {
 		s.unclaim(name)
 		return nil, fmt.Errorf("%s %s: %w", what, name, err)
 	}
 	return func() { s.unclaim(name) }, nil
+}
+
+// settleForGood brings in what overlayfs has left of a release that is not
+// mounted here. What comes into the index from now on is taken for removed by
+// an overlay that is read back later: so there must be none, EBUSY.
+func (s *Server) settleForGood(release string) error {
+	report, err := s.settle(release)
+	if err != nil {
+		return err
+	}
+	if err := refused(release, report); err != nil {
+		return err
+	}
+	if s.overlay(release).Pending() {
+		return fmt.Errorf("somebody uses still what overlayfs has mounted of it; stop them, and \"regfs sync %s\": %w", release, syscall.EBUSY)
+	}
+	return nil
 }
 
 // enterClaim is claim without a look at what overlayfs wrote.
@@ -37,6 +47,9 @@ func (s *Server) enterClaim(name, what string) error {
 		if l.Release == name {
 			return leftMounted(l.Mountpoint)
 		}
+	}
+	if err := s.forgetCleared(name); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

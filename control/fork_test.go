@@ -102,6 +102,13 @@ func TestClaim(t *testing.T) {
 	ok(t, s.reserve(newMounted(Mount{Release: "v1", Mountpoint: "/nowhere"})))
 	_, err = s.claim("v1", "seal")
 	wantError(t, err, syscall.EBUSY, "mounted at /nowhere", "umount it first")
+
+	// What a dead server has left and somebody has unmounted since is in nobody's
+	// way.
+	s.lose(note{Release: "v2", Mountpoint: "/gone"}, errors.New("not restored"))
+	unclaim, err = s.claim("v2", "seal")
+	ok(t, err)
+	unclaim()
 }
 
 // Nothing else is done to a release while an import goes into it, and nobody

@@ -104,8 +104,7 @@ func (s *Server) addImport(name string) (*importing, error) {
 		release.Close()
 		return nil, err
 	}
-	// What an overlay has left is older than what comes now.
-	if _, err = s.settle(name); err == nil {
+	if err = s.settleForGood(name); err == nil {
 		err = os.MkdirAll(filepath.Join(s.store.Dir, store.IncomingDir(i.id)), 0o700)
 	}
 	if err != nil {
@@ -145,6 +144,9 @@ func (e *importBusyError) Unwrap() error { return syscall.EBUSY }
 // reserveImport refuses a release that is mounted: the kernel would go on not
 // seeing what comes from beside the mount.
 func (s *Server) reserveImport(i *importing) error {
+	if err := s.forgetCleared(i.release.Name); err != nil {
+		return fmt.Errorf("import into %s: %w", i.release.Name, err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {

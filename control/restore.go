@@ -76,6 +76,33 @@ func (s *Server) find(n note) {
 	delete(s.lost, n.Mountpoint)
 }
 
+// forgetCleared forgets what a dead server has left mounted of a release, if it
+// has been unmounted since. That needs no server, and none is told.
+func (s *Server) forgetCleared(release string) error {
+	for _, n := range s.lostOf(release) {
+		there, err := s.leftAt(n.Mountpoint)
+		if err != nil {
+			return err
+		}
+		if !there {
+			s.find(n)
+			s.note()
+		}
+	}
+	return nil
+}
+
+func (s *Server) lostOf(release string) (all []note) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.lost {
+		if l.Release == release {
+			all = append(all, l.note)
+		}
+	}
+	return all
+}
+
 func (s *Server) restoreOne(n note) error {
 	m, err := s.mountNew(n.request())
 	if err != nil {

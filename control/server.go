@@ -261,9 +261,7 @@ func (s *Server) sync(r *http.Request) (any, error) {
 // store is given up.
 func (s *Server) unmount(w http.ResponseWriter, r *http.Request) {
 	out, err := s.use(r, s.endMount)
-	if err == nil {
-		s.awaitLeft()
-	}
+	s.awaitLeft() // also if what the mount held was refused
 	s.tell(w, r, out, err)
 }
 

@@ -149,6 +149,36 @@ func TestOverlayInUse(t *testing.T) {
 	want(t, "blob of who had it open", err, nil)
 }
 
+// TestOverlayInUseAndImport: nothing is imported beside an overlay that somebody
+// uses still. When that is read back, it would count as removed.
+func TestOverlayInUseAndImport(t *testing.T) {
+	needRoot(t)
+	releases, err := threeReleases()
+	ok(t, err)
+	s := newStore(t, "v1.0")
+	dir := filepath.Join(t.TempDir(), "mnt")
+	ok(t, os.Mkdir(dir, 0o755))
+	t.Cleanup(func() { tearDown(dir) })
+	s.must(t, "mount", "v1.0", dir, "--detach", "--backend", "overlay")
+	f, err := os.Create(filepath.Join(dir, "plain"))
+	ok(t, err)
+	defer f.Close()
+	for _, pid := range s.servers() {
+		ok(t, syscall.Kill(pid, syscall.SIGKILL))
+	}
+	s.noServer(t)
+	command(t, "umount", "--lazy", dir)
+	s.refuses(t, failed, []string{"somebody uses still", "regfs sync v1.0"}, "import", "v1.0", releases[0].Dir)
+	ok(t, f.Close())
+	s.must(t, "import", "v1.0", releases[0].Dir)
+	list := s.must(t, "ls", "v1.0")
+	s.must(t, "sync", "v1.0")
+	want(t, "ls after sync", s.must(t, "ls", "v1.0"), list)
+	for _, image := range releases[0].Images {
+		want(t, image.Ref()+" is listed", strings.Contains(list, image.Digest.String()), true)
+	}
+}
+
 // TestOverlayRefused: damage is named, kept, and the exit code says so.
 func TestOverlayRefused(t *testing.T) {
 	s := newStore(t, "v1.0")
