@@ -210,6 +210,13 @@ func TestSyncTwice(t *testing.T) {
 	if o.Pending() {
 		t.Error("something is left")
 	}
+	// A command that has asked for it while it was being finished comes late.
+	late, err := o.Sync()
+	ok(t, err)
+	if late.Blobs+late.Links+late.Removed+len(late.Refused) != 0 {
+		t.Errorf("late: %+v", late)
+	}
+	sameState(t, "late", state(t, s, "v1"), want)
 	// Laid out and read back, a release is what it was.
 	o = laidOut(t, s, "v1")
 	last, err = o.Finish()
@@ -239,6 +246,21 @@ func TestUnfinished(t *testing.T) {
 	ok(t, err)
 	if report.Blobs != 1 || report.Links != 1 || len(report.Refused) != 1 {
 		t.Errorf("finished: %+v", report)
+	}
+}
+
+// TestRefusedInTurn: what is refused has a place, whatever was refused before.
+func TestRefusedInTurn(t *testing.T) {
+	s := newStore(t, "v1")
+	blob := layout.BlobDataPath(digest.FromString("whole"))
+	for i, name := range []string{filepath.Dir(blob), blob, blob, filepath.Dir(blob)} {
+		o := laidOut(t, s, "v1")
+		o.put(t, name, []byte("something else"))
+		report, err := o.Finish()
+		ok(t, err)
+		if len(report.Refused) != 1 || o.Pending() {
+			t.Errorf("%d: %+v", i, report)
+		}
 	}
 }
 

@@ -26,10 +26,11 @@ import (
 func (o *Overlay) Sync() (Report, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.Pending() {
-		o.guard("what overlayfs wrote to " + o.Release + " is being read back")
-		defer o.unguard()
+	if !o.Pending() {
+		return Report{}, nil // it has been finished meanwhile
 	}
+	o.guard("what overlayfs wrote to " + o.Release + " is being read back")
+	defer o.unguard()
 	report, err := o.sync(true)
 	if err != nil {
 		return report, fmt.Errorf("sync %s: %w", o.Release, err)
@@ -85,6 +86,10 @@ func (o *Overlay) putAside(all []Refusal) error {
 			err := moveInto(filepath.Join(o.dir(upperDir), r.Path), to)
 			if errors.Is(err, fs.ErrExist) {
 				to = filepath.Join(dir, fmt.Sprintf("%s.%d", r.Path, n))
+				continue
+			}
+			if errors.Is(err, syscall.ENOTDIR) { // an earlier one is a file where this one has a directory
+				to = filepath.Join(fmt.Sprintf("%s.%d", dir, n), r.Path)
 				continue
 			}
 			if err != nil {
