@@ -84,6 +84,7 @@ func (b *bench) onXFS(ctx context.Context, size int64, work func(dir string) err
 // reads and writes past the image's page cache: what XFS has in its own would
 // be in memory twice, and the machine is to have room for it all.
 func mountLoop(ctx context.Context, image, dir string) error {
+	ctx = context.WithoutCancel(ctx) // who does not hear of a device or a mount does not end it
 	device, err := output(ctx, "losetup", "--find", "--show", "--direct-io=on", image)
 	if err != nil {
 		return err
@@ -91,7 +92,7 @@ func mountLoop(ctx context.Context, image, dir string) error {
 	device = strings.TrimSpace(device)
 	err = run(ctx, nil, "mount", device, dir)
 	// A device that is in use is let go when its mount ends.
-	return errors.Join(err, run(context.WithoutCancel(ctx), nil, "losetup", "--detach", device))
+	return errors.Join(err, run(ctx, nil, "losetup", "--detach", device))
 }
 
 // withMerged unpacks a release as an overlay's lower directory, and runs work

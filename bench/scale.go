@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,11 +88,12 @@ func (s *scaling) openIndex(round int) (err error) {
 	})
 }
 
-// lookups times many lookups one by one, and keeps two quantiles.
+// lookups times one lookup of each link, and keeps two quantiles. A second one
+// would ask the kernel's cache only.
 func (s *scaling) lookups(subject string, round int, look func(lookup) error) error {
-	times := make([]time.Duration, s.Sizes.ScaleLookups)
-	for i := range times {
-		l := s.paths[i*7919%len(s.paths)] // in no order that anybody could foresee
+	times := make([]time.Duration, len(s.paths))
+	for i, at := range rand.New(rand.NewPCG(1, uint64(round))).Perm(len(s.paths)) {
+		l := s.paths[at]
 		begun := time.Now()
 		if err := look(l); err != nil {
 			return err

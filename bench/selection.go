@@ -92,8 +92,8 @@ func (b *bench) leaveOut(ctx context.Context) {
 	if os.Geteuid() != 0 {
 		b.without("overlayfs", "only root mounts it")
 		b.without("pipeline", "only root mounts its overlay")
-	}
-	if ok, err := b.knowsBackends(ctx); err != nil || !ok {
+		b.without("overlay", "only root mounts it")
+	} else if ok, err := b.knowsBackends(ctx); err != nil || !ok {
 		b.without("overlay", "this regfs has no mount --backend overlay")
 	}
 }

@@ -90,11 +90,23 @@ func remove(dir string) error {
 		return err
 	}
 	for line := range strings.Lines(string(mounts)) {
-		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(fields[1], dir+"/") {
-			return fmt.Errorf("%s is still mounted; umount it and remove %s", fields[1], dir)
+		if fields := strings.Fields(line); len(fields) > 1 && strings.HasPrefix(unescape.Replace(fields[1]), dir+"/") {
+			return fmt.Errorf("%s is still mounted; umount it and remove %s", unescape.Replace(fields[1]), dir)
 		}
 	}
 	return os.RemoveAll(dir)
+}
+
+// unescape gives a path in /proc/self/mounts its own form.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// resolve returns a directory's path as /proc/self/mounts has it.
+func resolve(dir string) (string, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(dir)
 }
 
 // titleOf is what tables call a subject, or what stands beside subjects.

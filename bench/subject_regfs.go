@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -84,10 +85,11 @@ func (r *regfs) export(ctx context.Context, tar string) error {
 }
 
 func (r *regfs) leave(ctx context.Context) error {
-	if err := r.site.Close(); err != nil || r.mounted == "" {
+	err := r.site.Close()
+	if r.mounted == "" {
 		return err
 	}
-	if err := r.run(ctx, "umount", r.mounted); err != nil {
+	if err := errors.Join(err, r.run(ctx, "umount", r.mounted)); err != nil {
 		return err
 	}
 	r.mounted = ""

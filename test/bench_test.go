@@ -17,7 +17,7 @@ import (
 // benchSizes are so small that nothing is learnt from the figures.
 var benchSizes = bench.Sizes{
 	Images: 3, Layers: 2, LayerSize: 2000, Repeat: 1, Releases: 2, Known: 2, BlobSize: 1 << 20,
-	ExportBlob: 100_000, ExportBlobs: 2, CloneBlobs: 2, ScaleReleases: 2, ScaleImages: 3, ScaleLookups: 10,
+	ExportBlob: 100_000, ExportBlobs: 2, CloneBlobs: 2, ScaleReleases: 2, ScaleImages: 3,
 }
 
 func benchOptions(t *testing.T) bench.Options {
@@ -65,10 +65,11 @@ func TestBenchInterrupted(t *testing.T) {
 	needRoot(t)
 	o := benchOptions(t)
 	o.Workloads = []string{"push", "release"}
-	for _, after := range []time.Duration{300 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second} {
-		ctx, cancel := context.WithTimeoutCause(t.Context(), after, context.Canceled)
+	for i, after := range []time.Duration{300 * time.Millisecond, 1500 * time.Millisecond, 3 * time.Second} {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
 		_, err := bench.Run(ctx, o)
-		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
+		// It may have been done before the last of these.
+		if first := i == 0; !errors.Is(err, context.DeadlineExceeded) && (err != nil || first) {
 			t.Errorf("after %v: %v, want the context's error", after, err)
 		}
 		cancel()
