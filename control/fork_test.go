@@ -138,4 +138,5 @@ func TestRenameAndCollect(t *testing.T) {
 	wantError(t, s.beginCollecting(), syscall.EBUSY, "being renamed")
 	s.endRenaming()
 	ok(t, s.beginCollecting())
+	wantError(t, s.beginCollecting(), syscall.EBUSY, "another one is running")
 }

@@ -48,8 +48,9 @@ type writer struct {
 	broke   *breakage
 	space   *space
 
-	serial sync.Mutex // one transaction at a time: it counts what it finds
-	frees  bool       // the batch at hand makes room; for the goroutine that commits
+	lazy   time.Duration // see the constant
+	serial sync.Mutex    // one transaction at a time: it counts what it finds
+	frees  bool          // the batch at hand makes room; for the goroutine that commits
 
 	mu       sync.Mutex // guards what follows; taken after a Release's mu
 	next     *batch     // gathers changes; nil if there are none
@@ -62,7 +63,7 @@ type writer struct {
 }
 
 func newWriter(b *badger.DB, l *wal, s *space, reload func()) *writer {
-	w := &writer{badger: b, wal: l, dir: l.dir.Name(), reload: reload, broke: newBreakage(), space: s}
+	w := &writer{badger: b, wal: l, lazy: lazy, dir: l.dir.Name(), reload: reload, broke: newBreakage(), space: s}
 	w.idle.L = &w.mu
 	w.commit, w.syncLog = w.write, l.sync
 	return w
@@ -131,7 +132,7 @@ func (w *writer) syncLater() {
 		return
 	}
 	w.timer = true
-	time.AfterFunc(lazy, func() {
+	time.AfterFunc(w.lazy, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.timer = false

@@ -58,6 +58,7 @@ func TestGroupCommit(t *testing.T) {
 // the one has waited for, the other has too.
 func TestSyncs(t *testing.T) {
 	r := newRelease(t)
+	r.db.writer.lazy = time.Hour
 	before := r.db.Syncs()
 	check := func(what string, want int) {
 		t.Helper()
@@ -74,6 +75,9 @@ func TestSyncs(t *testing.T) {
 	ok(t, r.LinkLayer("a", dg("one more")))
 	ok(t, r.Sync())
 	check("syncs after a Sync of a layer link", 2)
+	// The timer of the first link has not come, and would not for an hour.
+	r = reopen(t, r)
+	before = r.db.Syncs() - 2
 	ok(t, r.LinkLayer("a", dg("last")))
 	for end := time.Now().Add(50 * lazy); r.db.Syncs() == before+2; time.Sleep(lazy / 10) {
 		if time.Now().After(end) {
@@ -254,8 +258,20 @@ func TestFailedCommit(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	time.Sleep(20 * time.Millisecond) // the rest is queued; if not, it fails or works later, as a change may
+	time.Sleep(20 * time.Millisecond) // the rest is queued; what is not fails later
 	gate.verdict <- syscall.ENOSPC
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		for {
+			select {
+			case <-gate.entered:
+				gate.verdict <- syscall.ENOSPC
+			case <-over:
+				return
+			}
+		}
+	}()
 	for range 1 + len(second) {
 		if err := <-results; !errors.Is(err, syscall.ENOSPC) {
 			t.Errorf("a caller got %v", err)

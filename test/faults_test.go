@@ -368,6 +368,10 @@ func TestNoDescriptors(t *testing.T) {
 	s := newSite(t, "ext4", 400<<20, registrytest.V31)
 	want(t, "pushes", s.pushes(3, 300_000), http.StatusCreated)
 	server := s.store.server()
+	// Blobs that wait for their place are open still.
+	if !within(mountTime, func() bool { return len(namesIn(t, filepath.Join(string(s.store), "tmp/pending"))) == 0 }) {
+		t.Fatal("blobs wait for their place")
+	}
 	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", server))
 	ok(t, err)
 	var before unix.Rlimit

@@ -47,7 +47,12 @@ type soak struct {
 	collections, removedBlobs, removedBytes atomic.Int64
 }
 
-func (s *soak) over() bool { return time.Now().After(s.end) }
+// over says whether it has lasted, and has seen what it is about; on a slow
+// machine that takes longer.
+func (s *soak) over() bool {
+	seen := s.pushes.Load() > 0 && s.deletes.Load() > 0 && s.removedBlobs.Load() > 0
+	return time.Now().After(s.end) && seen || time.Now().After(s.end.Add(time.Minute))
+}
 
 func (s *soak) String() string {
 	return fmt.Sprintf("soak of %v: %d pushes, %d pulls, %d deletes, %d mounts, %d exports; %d collections removed %d blobs, %d bytes; %d failed",
