@@ -269,7 +269,7 @@ func TestConcurrentCommitsShareFlushes(t *testing.T) {
 	syncDir, syncFile := f.disk.syncDir, f.disk.syncFile
 	f.disk.syncDir = func(dir string) error {
 		flushes.Add(1)
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(time.Millisecond)
 		return syncDir(dir)
 	}
 	f.disk.syncFile = func(file *os.File) error {

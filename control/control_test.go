@@ -164,7 +164,7 @@ func TestDialWaits(t *testing.T) {
 func TestCommandsQueue(t *testing.T) {
 	dir := newStore(t)
 	var group sync.WaitGroup
-	for _, name := range []string{"a", "b", "c"} {
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
 		group.Go(func() {
 			c, err := Dial(dir, quiet)
 			if err != nil {
@@ -178,7 +178,7 @@ func TestCommandsQueue(t *testing.T) {
 	}
 	group.Wait()
 	all, err := dial(t, dir).Releases(context.Background())
-	if err != nil || len(all) != 3 {
+	if err != nil || len(all) != 6 {
 		t.Errorf("%v, %v", all, err)
 	}
 }

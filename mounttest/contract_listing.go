@@ -191,7 +191,7 @@ func sampleTree(t *testing.T) (dir string, files []string) {
 // shell runs a script with arguments. One that does not end is ended.
 func shell(t *testing.T, script string, args ...string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	c := exec.CommandContext(ctx, "sh", append([]string{"-ec", script, "sh"}, args...)...)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

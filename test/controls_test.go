@@ -38,8 +38,8 @@ var controls = []control{
 		lost: []kind{leftover}},
 }
 
-// controlRounds is how soon a control must be caught. Most are in the first few.
-const controlRounds = 30
+// controlRounds is how soon a control must be caught.
+const controlRounds = 12
 
 func TestControls(t *testing.T) {
 	for i, c := range controls {

@@ -83,16 +83,8 @@ func dumpDir(t *testing.T, dir string) dump {
 // dumpTar reads a tar file.
 func dumpTar(t *testing.T, name string) dump {
 	t.Helper()
-	f, err := os.Open(name)
-	ok(t, err)
-	defer f.Close()
 	var all dump
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		ok(t, err)
+	eachMember(t, name, func(h *tar.Header, r io.Reader, _ int64) {
 		switch name := path.Clean(h.Name); {
 		case name == ".":
 		case h.Typeflag == tar.TypeDir:
@@ -102,5 +94,24 @@ func dumpTar(t *testing.T, name string) dump {
 			ok(t, err)
 			all = append(all, line)
 		}
+	})
+	return all
+}
+
+// eachMember reads a tar; at is where a member's content begins.
+func eachMember(t *testing.T, name string, do func(h *tar.Header, content io.Reader, at int64)) {
+	t.Helper()
+	f, err := os.Open(name)
+	ok(t, err)
+	defer f.Close()
+	for r := tar.NewReader(f); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		ok(t, err)
+		at, err := f.Seek(0, io.SeekCurrent)
+		ok(t, err)
+		do(h, r, at)
 	}
 }

@@ -3,9 +3,7 @@ package test
 import (
 	"archive/tar"
 	"encoding/json"
-	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -149,20 +147,12 @@ func dockerConsumers(t *testing.T, s store, release imagetest.Release, out strin
 // name says, and returns each tag's config and layers.
 func dockerArchive(t *testing.T, name string) map[string][]string {
 	t.Helper()
-	f, err := os.Open(name)
-	ok(t, err)
-	defer f.Close()
 	var list []struct {
 		Config           string
 		RepoTags, Layers []string
 	}
 	seen := make(map[string]bool)
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		ok(t, err)
+	eachMember(t, name, func(h *tar.Header, r io.Reader, _ int64) {
 		if seen[h.Name] {
 			t.Errorf("%s is there twice", h.Name)
 		}
@@ -171,11 +161,11 @@ func dockerArchive(t *testing.T, name string) map[string][]string {
 		ok(t, err)
 		if h.Name == "manifest.json" {
 			ok(t, json.Unmarshal(data, &list))
-			continue
+			return
 		}
 		hex, _, _ := strings.Cut(h.Name, ".")
 		want(t, h.Name, digest.FromBytes(data).Encoded(), hex)
-	}
+	})
 	images := make(map[string][]string)
 	for _, i := range list {
 		for _, tag := range i.RepoTags {

@@ -3,7 +3,6 @@ package test
 import (
 	"archive/tar"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -83,18 +82,10 @@ func (s shape) make(t *testing.T, dir string) imagetest.Release {
 // once with each content. Links and files of a form's own are none.
 func countFiles(t *testing.T, name string, isBlob func(string) bool) (files, blobs int, bytes, once int64) {
 	t.Helper()
-	f, err := os.Open(name)
-	ok(t, err)
-	defer f.Close()
 	sizes := make(map[string]int64)
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return files, blobs, bytes, once
-		}
-		ok(t, err)
+	eachMember(t, name, func(h *tar.Header, _ io.Reader, _ int64) {
 		if h.Typeflag == tar.TypeDir || !isBlob(h.Name) {
-			continue
+			return
 		}
 		size := h.Size
 		if h.Typeflag == tar.TypeLink {
@@ -106,7 +97,8 @@ func countFiles(t *testing.T, name string, isBlob func(string) bool) (files, blo
 		sizes[h.Name] = size
 		files++
 		bytes += size
-	}
+	})
+	return files, blobs, bytes, once
 }
 
 // TestRealCases is what sharing layers saves in lists of the shapes that were

@@ -2,7 +2,6 @@ package test
 
 import (
 	"archive/tar"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -103,21 +102,13 @@ func backwards(t *testing.T, from, to string) {
 		content []byte
 	}
 	var all []member
-	f, err := os.Open(from)
-	ok(t, err)
-	defer f.Close()
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		ok(t, err)
+	eachMember(t, from, func(h *tar.Header, r io.Reader, _ int64) {
 		content, err := io.ReadAll(r)
 		ok(t, err)
 		if h.Typeflag == tar.TypeReg {
 			all = append(all, member{h, content})
 		}
-	}
+	})
 	out, err := os.Create(to)
 	ok(t, err)
 	defer out.Close()
@@ -179,25 +170,16 @@ func (c cut) String() string { return fmt.Sprintf("%s (%d)", c.where, c.at) }
 // cuts are the middle and the end of the content of each file of a tar.
 func cuts(t *testing.T, name string) (all []cut) {
 	t.Helper()
-	f, err := os.Open(name)
-	ok(t, err)
-	defer f.Close()
-	for r := tar.NewReader(f); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return all
-		}
-		ok(t, err)
+	eachMember(t, name, func(h *tar.Header, _ io.Reader, at int64) {
 		if h.Typeflag != tar.TypeReg {
-			continue
+			return
 		}
-		at, err := f.Seek(0, io.SeekCurrent)
-		ok(t, err)
 		if h.Size > 1024 {
 			all = append(all, cut{at + h.Size/2, "in " + h.Name})
 		}
 		all = append(all, cut{at + (h.Size+511)&^511, "after " + h.Name})
-	}
+	})
+	return all
 }
 
 // untarUntil unpacks what has come of a tar when the transfer breaks off.
