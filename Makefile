@@ -41,7 +41,7 @@ torture: deps tools build ## kill -9 and power loss, 200 rounds of each, and the
 soak: deps tools build ## 10 minutes of pushes, pulls and deletes under garbage collection, and the controls of that
 	$(TESTENV) REGFS=$(CURDIR)/bin/regfs scripts/test soak
 
-bench: deps tools build ## what docs/bench shows, measured here: some 20 minutes
+bench: deps tools build ## what docs/bench shows, measured here: some 15 minutes
 	REGFS_TOOLS=$(TOOLS) bin/regfs bench --output docs/bench $(BENCH)
 
 clean:

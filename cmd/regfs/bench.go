@@ -35,7 +35,7 @@ func benchCmd() *cobra.Command {
 		Long: `Bench measures, on this machine, what regfs and the ways of keeping a registry's
 storage that it replaces take for the same work by the same stock registry. It
 needs registry 3.1, and root for all but a plain directory and regfs. A whole
-run takes some 20 minutes and 25 GB of disk in --dir, and leaves nothing behind;
+run takes some 15 minutes and 25 GB of disk in --dir, and leaves nothing behind;
 --quick takes less than a minute, and its figures say little.
 
 The report goes to standard output as Markdown; with --output it goes into a
